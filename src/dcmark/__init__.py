@@ -1,3 +1,65 @@
-"""dcmark: folders of medical images into one annotated, training-ready, reversible archive, and back."""
+"""dcmark: folders of medical images into one annotated, training-ready, reversible archive, and back.
+
+    import dcmark
+    archive = dcmark.open_archive("scans.dcmark", create=True)
+    report = dcmark.ingest("ct/", archive)
+    report.raise_for_errors()
+    dcmark.verify(archive, read_data="5%")
+    dcmark.restore(archive, "out/")
+
+Everything heavy is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dcmark.errors import DcmarkError
+from dcmark.findings import Finding
+
+if TYPE_CHECKING:
+    from dcmark.archive.query import query
+    from dcmark.archive.restore import RestoreReport, restore
+    from dcmark.archive.store import Archive, open_archive
+    from dcmark.archive.verify import VerifyReport, verify
+    from dcmark.ingest import IngestReport, ingest
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Archive": "dcmark.archive.store",
+    "open_archive": "dcmark.archive.store",
+    "query": "dcmark.archive.query",
+    "restore": "dcmark.archive.restore",
+    "RestoreReport": "dcmark.archive.restore",
+    "verify": "dcmark.archive.verify",
+    "VerifyReport": "dcmark.archive.verify",
+    "ingest": "dcmark.ingest",
+    "IngestReport": "dcmark.ingest",
+}
+
+__all__ = [
+    "Archive",
+    "DcmarkError",
+    "Finding",
+    "IngestReport",
+    "RestoreReport",
+    "VerifyReport",
+    "ingest",
+    "open_archive",
+    "query",
+    "restore",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dcmark' has no attribute {name!r}")
+    import sys
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    # The module dcmark.ingest shares its name with the function: the function is the public one.
+    setattr(sys.modules[__name__], name, value)
+    return value

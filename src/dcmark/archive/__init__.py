@@ -1,1 +1,1 @@
-"""TODO"""
+"""The lossless store: schema, store, restore, verify, query."""

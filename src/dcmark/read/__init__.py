@@ -1,1 +1,1 @@
-"""TODO"""
+"""Taking sources and files apart: bytes to segments, tags, values and grids."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
@@ -95,9 +95,13 @@ class Instance:
     """One file taken apart.
 
     Attributes:
-        kind: ``dicom``, another format's name, or ``opaque`` (kept whole, not understood).
+        kind: ``dicom``, ``dicomdir``, another format's name, or ``opaque`` (kept whole, not understood).
         segments: cover the file from its first byte to its last.
-        frames: number of frames among the segments.
+        frames: number of frames, those in ``segments`` or those in ``derived``.
+        derived: frames that are no byte ranges of the file but computed from it (a deflated data
+            set, bits that do not begin on a byte), as native little-endian bytes. The segments
+            then hold no frame.
+        native: the frames are uncompressed words; else codestreams of the transfer syntax.
         transfer_syntax: UID (DICOM), else empty.
         tags: typed values by DICOM keyword, only what a table column or a caller needs.
         layout: of the frames; None where there are none.
@@ -107,6 +111,8 @@ class Instance:
     kind: str
     segments: tuple[Segment, ...]
     frames: int = 0
+    derived: Sequence[bytes | memoryview] = ()
+    native: bool = True
     transfer_syntax: str = ""
     tags: Mapping[str, Any] = field(default_factory=dict)
     layout: PixelLayout | None = None

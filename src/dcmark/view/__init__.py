@@ -1,1 +1,1 @@
-"""TODO"""
+"""From archive to training set: selection, rendering, export."""

@@ -1,0 +1,5 @@
+"""``python -m dcmark``."""
+
+from dcmark.cli import main
+
+main()

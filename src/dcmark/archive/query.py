@@ -1,0 +1,128 @@
+"""SQL over an archive: DuckDB on the Lance tables, without access to anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from dcmark.archive.schema import FILES, FRAMES, PATHS
+from dcmark.archive.store import Archive
+from dcmark.errors import QueryError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_HIDDEN = ("batch", "first_row", "parts", "segments", "header", "header_codec", "header_length", "number", "big_endian", "check", "findings")
+
+VIEWS = {
+    "files": """
+        WITH first AS (
+            SELECT sha256, min_by(path, path) AS path, min_by(source, path) AS source, min_by(dataset, path) AS dataset,
+                   min_by(patient, path) AS patient, min_by(image, path) AS image, count(*) AS paths
+            FROM t_paths WHERE sha256 IS NOT NULL GROUP BY sha256),
+        one AS (SELECT *, row_number() OVER (PARTITION BY sha256 ORDER BY batch) AS copy FROM t_files)
+        SELECT lower(hex(one.sha256)) AS sha256, first.path, first.source, first.dataset, first.patient, first.image,
+               coalesce(first.paths, 0) AS paths, {files}
+        FROM one LEFT JOIN first ON one.sha256 = first.sha256 WHERE copy = 1""",
+    "frames": """
+        SELECT lower(hex(f.sha256)) AS sha256, r.number, r.codec, r.length, r.lowest, r.highest
+        FROM t_frames r JOIN t_files f ON r.batch = f.batch AND r.first_row = f.first_row AND f.parts > 0
+        WHERE r.number >= 0""",
+    "paths": """
+        SELECT source, path, dataset, patient, image, size, make_timestamp_ns(mtime_ns) AS modified,
+               lower(hex(sha256)) AS sha256 FROM t_paths""",
+    "findings": """
+        SELECT f.level, f.code, f.message, f.action, p.path, lower(hex(t.sha256)) AS sha256
+        FROM (SELECT sha256, unnest(findings) AS f FROM t_files) t
+        LEFT JOIN (SELECT sha256, min(path) AS path FROM t_paths GROUP BY sha256) p ON p.sha256 = t.sha256
+        UNION ALL
+        SELECT f.level, f.code, f.message, f.action, path, NULL FROM
+            (SELECT path, unnest(findings) AS f FROM t_paths WHERE sha256 IS NULL)""",
+    "patients": """
+        SELECT dataset, patient, patient_id, count(DISTINCT study_instance_uid) AS studies,
+               count(DISTINCT series_instance_uid) AS series, count(*) AS files, sum(frames)::BIGINT AS frames,
+               sum(size)::BIGINT AS bytes FROM files WHERE kind <> 'opaque' GROUP BY ALL ORDER BY ALL""",
+    "studies": """
+        SELECT dataset, patient, patient_id, study_instance_uid, any_value(study_date) AS study_date,
+               any_value(study_description) AS description, string_agg(DISTINCT modality, '/' ORDER BY modality) AS modalities,
+               count(DISTINCT series_instance_uid) AS series, count(*) AS files, sum(frames)::BIGINT AS frames
+        FROM files WHERE study_instance_uid IS NOT NULL GROUP BY dataset, patient, patient_id, study_instance_uid ORDER BY ALL""",
+    "series": """
+        SELECT dataset, patient, patient_id, any_value(image) AS image, series_instance_uid, any_value(series_number) AS number,
+               any_value(modality) AS modality, any_value(series_description) AS description, any_value(body_part_examined) AS body_part,
+               any_value(transfer_syntax) AS transfer_syntax, any_value(rows) AS rows, any_value(columns) AS columns,
+               count(*) AS files, sum(frames)::BIGINT AS frames, sum(size)::BIGINT AS bytes
+        FROM files WHERE series_instance_uid IS NOT NULL
+        GROUP BY dataset, patient, patient_id, series_instance_uid ORDER BY dataset, patient, number, series_instance_uid""",
+}
+"""The views a query may name, in the order they are made. docs/reference/sql.md lists their columns."""
+
+_TABLES = {
+    "t_files": ("files", FILES, [n for n in FILES.names if n != "header"]),
+    "t_frames": ("frames", FRAMES, [n for n in FRAMES.names if n != "data"]),
+    "t_paths": ("paths", PATHS, PATHS.names),
+}
+
+
+@contextmanager
+def connection(archive: Archive) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection with the views of the archive; it can neither read nor write files.
+
+    The tables are read as far as a query needs them.
+    """
+    with duckdb.connect(":memory:") as database:
+        database.execute("SET enable_progress_bar = false; SET python_enable_replacements = false")
+        for name, (table, schema, columns) in _TABLES.items():
+            dataset = archive.table(table)
+            if dataset is None:
+                import pyarrow as pa
+
+                database.register(name, pa.schema([schema.field(c) for c in columns]).empty_table())
+            else:
+                database.register(name, archive.read(table, columns))
+        files = ", ".join(f'one."{n}"' for n in FILES.names if n not in _HIDDEN and n != "sha256")
+        for name, text in VIEWS.items():
+            database.execute(f"CREATE VIEW {name} AS {text.format(files=files)}")
+        database.execute("SET enable_external_access = false; SET lock_configuration = true")
+        yield database
+
+
+def query(archive: Archive, sql: str) -> pa.Table:
+    """The result of one SQL statement over the views of an archive (see ``VIEWS``).
+
+    Raises:
+        QueryError: DuckDB refuses the statement; the message is DuckDB's own.
+        DamageError: a table cannot be read.
+    """
+    try:
+        with connection(archive) as database:
+            return database.sql(sql).to_arrow_table() if _gives_rows(sql) else _refuse(sql)
+    except duckdb.Error as error:
+        raise QueryError(
+            f"expected SQL over the views {', '.join(VIEWS)}; DuckDB says: {_first_lines(error)}"
+        ) from error
+
+
+def matching_files(archive: Archive, where: str | None) -> set[bytes]:
+    """SHA-256 of the files that meet an SQL condition over the view ``files``; all for None."""
+    if where is None:
+        return set(archive.read("files", ["sha256"])["sha256"].to_pylist())
+    rows = query(archive, f"SELECT sha256 FROM files WHERE ({where}\n)")
+    return {bytes.fromhex(value) for value in rows["sha256"].to_pylist()}
+
+
+def _gives_rows(sql: str) -> bool:
+    statements = duckdb.extract_statements(sql)
+    return len(statements) == 1 and statements[0].type == duckdb.StatementType.SELECT
+
+
+def _refuse(sql: str) -> Any:
+    del sql
+    raise QueryError("expected one SELECT statement, found something else; an archive is only read by queries")
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:3]).strip()

@@ -1,0 +1,195 @@
+"""Is the archive whole? Three depths: its tables, a sample of its bytes, or all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from dcmark.archive.assemble import WINDOW_BYTES, file_pieces, frame_part, header_bytes, read_parts
+from dcmark.archive.restore import SMALL_FILE, assemble_small
+from dcmark.archive.schema import TABLES, row_check
+from dcmark.archive.store import Archive
+from dcmark.errors import DamageError, UsageError
+from dcmark.findings import Finding
+from dcmark.progress import NoProgress, Progress
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What a verification saw.
+
+    Attributes:
+        files: whose rows were checked.
+        files_read: whose bytes were put together again and hashed.
+        bytes_read: in those files.
+        orphans: parts that no file points to, left by interrupted runs; harmless (``dcmark gc`` sweeps them).
+        findings: what is wrong; empty when the archive is whole.
+    """
+
+    files: int = 0
+    files_read: int = 0
+    bytes_read: int = 0
+    orphans: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is damaged."""
+        return not any(f.level == "error" for f in self.findings)
+
+    def raise_for_damage(self) -> None:
+        """Raise DamageError naming the first damage, if there is any."""
+        for finding in self.findings:
+            if finding.level == "error":
+                raise DamageError(f"{len(self.findings)} findings; the first: {finding.message}")
+
+
+def verify(
+    archive: Archive,
+    *,
+    read_data: str = "all",
+    threads: int | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Check an archive; see docs/format.md for what each depth proves.
+
+    Args:
+        archive: which.
+        read_data: ``none`` checks tables, row checksums and that every part is there; ``N%`` also puts
+            a random N percent of the files together and hashes them; ``all`` every file.
+        threads: for decoding; None: one a processor.
+        seed: of the sample, to repeat it.
+        progress: is told of each file.
+
+    Raises:
+        UsageError: ``read_data`` is none of these.
+    """
+    share = _share(read_data)
+    progress = progress or NoProgress()
+    archive.refresh()
+    report = VerifyReport()
+    # Not for secrecy: an unpredictable sample finds what a fixed one never would.
+    chance = random.Random(seed)  # noqa: S311
+    files = archive.table("files")
+    progress.start("verify", files.count_rows() if files is not None else 0)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="dcmark-verify") as executor:
+        try:
+            for _ in _checked_rows(archive, "paths", report):
+                pass
+            used = 0
+            for rows in _checked_rows(archive, "files", report):
+                report.files += len(rows)
+                used += sum(_check_parts(archive, row, report) for row in rows)
+                for group in _groups([row for row in rows if chance.random() < share]):
+                    _read_group(archive, group, executor, report)
+                progress.advance(len(rows), sum(row["size"] for row in rows))
+            frames = archive.table("frames")
+            report.orphans = (frames.count_rows() if frames is not None else 0) - used
+        except DamageError as error:
+            report.findings.append(Finding("error", "damage", str(error)))
+        finally:
+            progress.finish()
+    return report
+
+
+def _share(read_data: str) -> float:
+    if read_data in ("all", "none"):
+        return 1.0 if read_data == "all" else 0.0
+    try:
+        percent = float(read_data.removesuffix("%")) if read_data.endswith("%") else -1.0
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise UsageError(f"expected all, none or a percentage such as 5% for read-data, found {read_data!r}")
+    return percent / 100
+
+
+def _checked_rows(archive: Archive, name: str, report: VerifyReport) -> Iterator[list[dict[str, Any]]]:
+    """All rows of a table in groups, each row compared with its own checksum."""
+    table = archive.table(name)
+    if table is None:
+        return
+    try:
+        for batch in table.scanner(columns=TABLES[name].names, batch_size=512).to_batches():
+            rows = batch.to_pylist()
+            for row in rows:
+                if row_check(_as_written(row)) != row["check"]:
+                    message = f"a row of '{name}' is not what was stored (checksum)"
+                    report.findings.append(Finding("error", "row-damage", message))
+            yield rows
+    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+        raise DamageError(f"table {name!r} cannot be read; the archive is damaged there") from error
+
+
+def _as_written(row: dict[str, Any]) -> dict[str, Any]:
+    """Columns that hold an empty list where nothing was written count as absent."""
+    always = ("segments", "findings")
+    return {k: v for k, v in row.items() if v != [] or k in always}
+
+
+def _check_parts(archive: Archive, row: dict[str, Any], report: VerifyReport) -> int:
+    """The number of the parts of a file, all of which must be there."""
+    try:
+        return len(archive.positions(row["batch"], row["first_row"], row["parts"]))
+    except DamageError as error:
+        report.findings.append(Finding("error", "missing-parts", str(error), path=row["sha256"].hex()))
+        return 0
+
+
+def _groups(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        if row["size"] > SMALL_FILE:
+            yield [row]
+            continue
+        group.append(row)
+        size += row["size"]
+        if size >= WINDOW_BYTES or len(group) >= 1024:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _read_group(archive: Archive, group: list[dict[str, Any]], executor: Any, report: VerifyReport) -> None:
+    def check(row: dict[str, Any]) -> DamageError | None:
+        try:
+            _check_file(archive, row, executor if len(group) == 1 else None)
+        except DamageError as error:
+            return error
+        return None
+
+    checked = map(check, group) if len(group) == 1 else executor.map(check, group)
+    for row, error in zip(group, checked, strict=True):
+        report.files_read += 1
+        report.bytes_read += row["size"]
+        if error is not None:
+            report.findings.append(Finding("error", "damage", str(error), path=row["sha256"].hex()))
+
+
+def _check_file(archive: Archive, row: dict[str, Any], executor: Any | None) -> None:
+    """Put a file together and hash it; look at frames that are no part of its bytes too."""
+    digest = hashlib.sha256()
+    if executor is not None:
+        for piece in file_pieces(archive, row, executor):
+            digest.update(piece)
+    else:
+        positions = archive.positions(row["batch"], row["first_row"], row["parts"])
+        for piece in assemble_small(archive, row, read_parts(archive, [int(p) for p in positions])):
+            digest.update(piece)
+    if digest.digest() != row["sha256"]:
+        raise DamageError("a file's stored bytes do not give its SHA-256")
+    if row["header"] is not None:
+        header_bytes(archive, row)
+    if row["frames"] and not any(s["part"] >= 0 for s in row["segments"]):
+        for number in range(row["frames"]):
+            frame_part(archive, row, number).unpack()

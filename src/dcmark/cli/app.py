@@ -1,0 +1,239 @@
+"""The commands. Each parses, calls one function of the library, and draws what came back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcmark.cli import draw
+
+app = typer.Typer(
+    name="dcmark",
+    help="Folders of medical images into one annotated, training-ready, reversible archive, and back.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ArchivePath = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="An archive, NAME.dcmark.")]
+Where = Annotated[
+    str | None, typer.Option("--where", metavar="SQL", help="Condition over the view files, e.g. \"modality = 'CT'\".")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; one a processor by default.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the way.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from dcmark import __version__
+
+        draw.line(f"dcmark {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def ingest(
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC... ARCHIVE", help="Folders, files, zip, tar, 7z; the archive last.")],
+    layout: Annotated[str | None, typer.Option(help="Folder pattern, e.g. {dataset}/{patient}/{image}/*; found out by default.")] = None,
+    containers: Annotated[str, typer.Option(help="open: store the members of zip, tar, 7z; keep: store them as they are.")] = "open",
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read files again that look unchanged.")] = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Store every file of the sources, byte for byte; what is there already is stored once."""
+    import dcmark
+    from dcmark.errors import UsageError
+
+    *places, target = sources
+    if not places:
+        raise UsageError("expected at least one source and an archive, found one path: dcmark ingest SRC... ARCHIVE")
+    if containers not in ("open", "keep"):
+        raise UsageError(f"expected open or keep for --containers, found {containers!r}")
+    for place in places:
+        if not place.exists():
+            from dcmark.errors import SourceError
+
+            raise SourceError(f"expected a folder or file at {place}, found nothing; check the path")
+    archive = dcmark.open_archive(target, create=True)
+    report = dcmark.ingest(
+        [*places], archive, threads=threads, layout=layout, containers=containers, rehash=rehash, progress=draw.progress(quiet)
+    )
+    if json:
+        draw.as_json({name: getattr(report, name) for name in report.__slots__ if name != "findings"})
+    else:
+        draw.line(
+            f"{report.files} new files ({report.frames} frames, {draw.size(report.bytes)}), {report.duplicates} duplicates, "
+            f"{report.unchanged} unchanged, {report.refused} refused"
+        )
+        if report.needs_a_look:
+            draw.line(
+                f"{report.opaque} kept whole as opaque, {report.errors} error and {report.warnings} warning findings; "
+                f"see: dcmark findings {target}"
+            )
+    return draw.NEEDS_A_LOOK if report.needs_a_look else 0
+
+
+@app.command()
+def info(archive: ArchivePath, json: Json = False) -> None:
+    """What an archive holds, in a few lines."""
+    import dcmark
+    from dcmark.archive.summary import summary
+
+    found = summary(dcmark.open_archive(archive))
+    if json:
+        draw.as_json(found)
+        return
+    for name, value in found.items():
+        shown = ", ".join(f"{k or 'unknown'} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        draw.line(f"{name.replace('_', ' ')}: {draw.size(shown) if name.startswith('bytes') else shown}")
+
+
+@app.command()
+def ls(
+    archive: ArchivePath,
+    what: Annotated[str, typer.Argument(help="patients, studies, series or files.")] = "series",
+    json: Json = False,
+) -> None:
+    """List patients, studies, series or files."""
+    import dcmark
+    from dcmark.errors import UsageError
+
+    listings = {
+        "patients": "SELECT * FROM patients",
+        "studies": "SELECT * FROM studies",
+        "series": "SELECT * FROM series",
+        "files": "SELECT path, kind, modality, frames, rows, columns, size, sha256 FROM files ORDER BY source, path",
+    }
+    if what not in listings:
+        raise UsageError(f"expected one of {', '.join(listings)}, found {what!r}")
+    _print(dcmark.query(dcmark.open_archive(archive), listings[what]), json)
+
+
+@app.command()
+def findings(
+    archive: ArchivePath,
+    level: Annotated[str, typer.Option(help="The least level shown: info, warning or error.")] = "warning",
+    json: Json = False,
+) -> None:
+    """What was noticed on the way in, and what was done about it."""
+    import dcmark
+    from dcmark.errors import UsageError
+
+    levels = ["error", "warning", "info"]
+    if level not in levels:
+        raise UsageError(f"expected info, warning or error for --level, found {level!r}")
+    shown = ", ".join(f"'{name}'" for name in levels[: levels.index(level) + 1])
+    sql = f"SELECT level, code, path, message, action FROM findings WHERE level IN ({shown}) ORDER BY level, code, path"
+    _print(dcmark.query(dcmark.open_archive(archive), sql), json)
+
+
+@app.command()
+def query(
+    archive: ArchivePath, sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT statement.")], json: Json = False
+) -> None:
+    """SQL over files, frames, paths, findings, patients, studies, series."""
+    import dcmark
+
+    _print(dcmark.query(dcmark.open_archive(archive), sql), json)
+
+
+@app.command()
+def verify(
+    archive: ArchivePath,
+    read_data: Annotated[str, typer.Option(help="all, none, or a share such as 5%.")] = "all",
+    seed: Annotated[int | None, typer.Option(help="Repeat the sample of this seed.")] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Prove that every stored byte is what came in."""
+    import dcmark
+
+    report = dcmark.verify(
+        dcmark.open_archive(archive), read_data=read_data, seed=seed, threads=threads, progress=draw.progress(quiet)
+    )
+    if json:
+        draw.as_json({**{n: getattr(report, n) for n in report.__slots__}, "findings": [f.as_dict() for f in report.findings]})
+    else:
+        for finding in report.findings:
+            draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
+        verdict = "whole" if report.whole else "DAMAGED"
+        draw.line(
+            f"{verdict}: {report.files} files, {report.files_read} put together and hashed ({draw.size(report.bytes_read)})"
+            + (f", {report.orphans} unused parts (dcmark gc sweeps them)" if report.orphans else "")
+        )
+    return 0 if report.whole else 4
+
+
+@app.command()
+def restore(
+    archive: ArchivePath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
+    where: Where = None,
+    from_export: Annotated[
+        Path | None, typer.Option("--from-export", help="Restore the originals of these exported images (folder or file).")
+    ] = None,
+    overwrite: Overwrite = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Write the original files back, byte for byte, hash-checked."""
+    import dcmark
+
+    opened = dcmark.open_archive(archive)
+    hashes = None
+    if from_export is not None:
+        from dcmark.view.export.base import originals
+
+        hashes = originals(from_export)
+    report = dcmark.restore(
+        opened, out, where=where, hashes=hashes, overwrite=overwrite, threads=threads, progress=draw.progress(quiet)
+    )
+    if json:
+        draw.as_json({**{n: getattr(report, n) for n in report.__slots__}, "findings": [f.as_dict() for f in report.findings]})
+    else:
+        for finding in report.findings:
+            draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
+        draw.line(f"{report.files} files restored ({draw.size(report.bytes)}), {report.damaged} damaged")
+    return 4 if report.damaged else 0
+
+
+@app.command()
+def gc(
+    archive: ArchivePath,
+    exclusive: Annotated[bool, typer.Option("--exclusive", help="Nobody else writes now: sweep at once, not only what is an hour old.")] = False,
+    json: Json = False,
+) -> None:
+    """Sweep what interrupted runs left behind; nothing that a file needs is touched."""
+    import dcmark
+    from dcmark.archive.gc import collect
+
+    report = collect(dcmark.open_archive(archive), exclusive=exclusive)
+    if json:
+        draw.as_json({"parts": report.parts, "bytes": report.nbytes})
+    else:
+        draw.line(f"{report.parts} unused parts removed, {draw.size(report.nbytes)} freed")
+
+
+def _print(rows: object, json: bool) -> None:
+    from typing import Any, cast
+
+    found = cast(Any, rows)
+    if json:
+        draw.as_json(found.to_pylist())
+    else:
+        draw.table(found.column_names, zip(*(column.to_pylist() for column in found.columns), strict=True))

@@ -1,0 +1,417 @@
+"""From sources into an archive: read, take apart, pack, prove, commit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dcmark.archive import codec as codecs
+from dcmark.archive.schema import BULK_CHUNK, LARGEST_HEADER
+from dcmark.archive.store import Archive, Batch
+from dcmark.config import LIMITS, MIB, Limits
+from dcmark.errors import ArchiveError, DcmarkError, SourceError
+from dcmark.findings import Finding
+from dcmark.progress import NoProgress, Progress
+from dcmark.read import formats, layouts
+from dcmark.read.base import Instance, Item
+from dcmark.read.containers import Buffer, load, open_source
+
+LARGE_FILE = 64 * MIB
+"""A file above this, bytes, is packed frame by frame across all threads instead of by one thread."""
+WINDOW_BYTES = 192 * MIB
+"""Source bytes in flight between reading and committing."""
+TICK_NS = 2_000_000_000
+"""A file changed less than this before it was seen is read again next time: its time stamp could hide a change."""
+MOST_FINDINGS = 1000
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What an ingest did.
+
+    Attributes:
+        files: new files stored.
+        frames: frames in them.
+        bytes: their bytes.
+        duplicates: paths whose content was there already, in the archive or earlier in this run.
+        unchanged: paths known from an earlier run and skipped without reading.
+        refused: paths that could not be stored (unreadable, vanished, a name that climbs out).
+        opaque: new files that were kept whole because they could not be taken apart.
+        errors, warnings: number of findings of that level.
+        codes: number of findings by code.
+        findings: the first 1,000 findings that are no mere information.
+    """
+
+    files: int = 0
+    frames: int = 0
+    bytes: int = 0
+    duplicates: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    opaque: int = 0
+    errors: int = 0
+    warnings: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Were there opaque or refused files, or findings of level error?"""
+        return bool(self.opaque or self.refused or self.errors)
+
+    def raise_for_errors(self) -> None:
+        """Raise SourceError when something needs a look; the archive holds all that could be stored."""
+        if self.needs_a_look:
+            raise SourceError(
+                f"expected every file to be read and understood; found {self.refused} refused, {self.opaque} kept "
+                f"whole and {self.errors} error findings; see: dcmark findings ARCHIVE"
+            )
+
+    def note(self, finding: Finding) -> None:
+        """Count a finding."""
+        self.codes[finding.code] += 1
+        self.errors += finding.level == "error"
+        self.warnings += finding.level == "warning"
+        if finding.level != "info" and len(self.findings) < MOST_FINDINGS:
+            self.findings.append(finding)
+
+
+@dataclass(slots=True)
+class _Packed:
+    """A file ready to be stored; ``parts`` is lazy for large files, then ``buffer`` is still open."""
+
+    item: Item
+    sha256: bytes
+    size: int
+    row: dict[str, Any] | None = None
+    parts: Iterable[tuple[int, codecs.Encoded, int]] = ()
+    instance: Instance | None = None
+    buffer: Buffer | None = None
+
+
+def ingest(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    archive: Archive,
+    *,
+    threads: int | None = None,
+    layout: str | None = None,
+    containers: str = "open",
+    rehash: bool = False,
+    progress: Progress | None = None,
+    limits: Limits = LIMITS,
+) -> IngestReport:
+    """Store every file of the sources; what is there already is stored once.
+
+    Every byte is proved before it is committed: each part is unpacked again and compared with the
+    source bytes, and the segments cover the file. May be stopped at any moment and repeated.
+
+    Args:
+        sources: folders, files, zip, tar, 7z.
+        archive: where to.
+        threads: for packing; None: one a processor.
+        layout: pattern of folder names such as ``{dataset}/{patient}/{image}/*``; None: found out.
+        containers: ``open`` stores the members of containers, ``keep`` the containers as they are.
+        rehash: read files again that are known and unchanged by size and time.
+        progress: is told of each file.
+        limits: what hostile input may cost.
+
+    Raises:
+        SourceError: a source is not there or cannot be read at all.
+        StorageError: the archive's storage refused. Everything committed before is safe.
+    """
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
+    opened = [open_source(source, containers=containers, limits=limits) for source in sources]
+    run = _Run(archive, threads or os.cpu_count() or 1, rehash, progress or NoProgress(), limits)
+    run.progress.start("ingest", None)
+    try:
+        for source in opened:
+            run.source(source, layout)
+        run.close()
+    finally:
+        run.progress.finish()
+        run.executor.shutdown(cancel_futures=True)
+    return run.report
+
+
+class _Run:
+    """One run of ``ingest``: keeps files in order between threads that pack and the batch."""
+
+    def __init__(self, archive: Archive, threads: int, rehash: bool, progress: Progress, limits: Limits) -> None:
+        archive.refresh()
+        self.archive, self.rehash, self.progress, self.limits = archive, rehash, progress, limits
+        self.threads = threads
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="dcmark-pack")
+        self.known: set[bytes] = set(archive.read("files", ["sha256"])["sha256"].to_pylist())
+        self.report = IngestReport()
+        self.batch: Batch = archive.batch()
+        self.waiting: deque[tuple[int, Future[_Packed | Finding]]] = deque()
+        self.in_flight = 0
+        self.place: Callable[[str], layouts.Place] = lambda path: layouts.Place("", "", "")
+        self.root = b""
+        self.label = ""
+        self.refused: set[tuple[str, str]] = set()
+
+    def source(self, source: Any, layout: str | None) -> None:
+        """Store one source."""
+        root = getattr(source, "root", "") or source.label
+        self.root = hashlib.sha256(os.fsencode(root)).digest()[:16]
+        self.label = source.label
+        seen = {} if self.rehash else self._seen()
+        self.refused = self._refused()
+        pattern = layouts.choose(layout, source)
+        self.place = lambda path: layouts.place(path, source.label, pattern)
+        for found in source.items():
+            if isinstance(found, Finding):
+                self._refuse(found)
+            elif found.size is not None and seen.get(found.path) == (found.size, found.mtime_ns):
+                self.report.unchanged += 1
+                self.progress.advance(1, found.size)
+            else:
+                self._submit(found)
+        self._drain(0)
+
+    def close(self) -> None:
+        """Store what is still gathered."""
+        self._drain(0)
+        self.batch.commit()
+
+    # -- what was seen before ---------------------------------------------------------------------
+
+    def _seen(self) -> dict[str, tuple[int, int]]:
+        rows = self.archive.read(
+            "paths", ["path", "path_bytes", "size", "mtime_ns", "seen_ns"], f"root = X'{self.root.hex()}' AND sha256 IS NOT NULL"
+        )
+        seen: dict[str, tuple[int, int]] = {}
+        columns = (rows[name].to_pylist() for name in ("path", "path_bytes", "size", "mtime_ns", "seen_ns"))
+        for path, raw, size, mtime_ns, seen_ns in zip(*columns, strict=True):
+            if size is not None and mtime_ns is not None and mtime_ns + TICK_NS < seen_ns:
+                seen[os.fsdecode(raw) if raw is not None else path] = (size, mtime_ns)
+        return seen
+
+    def _refused(self) -> set[tuple[str, str]]:
+        rows = self.archive.read("paths", ["path", "findings"], f"root = X'{self.root.hex()}' AND sha256 IS NULL")
+        return {
+            (path, finding["code"])
+            for path, findings in zip(rows["path"].to_pylist(), rows["findings"].to_pylist(), strict=True)
+            for finding in findings
+        }
+
+    # -- the pipeline -----------------------------------------------------------------------------
+
+    def _submit(self, item: Item) -> None:
+        size = item.size or 0
+        if item.sequential:
+            # A member of a stream must be read before the next one: here, in order.
+            buffer = _load(item, self.limits)
+            if isinstance(buffer, Finding):
+                self._refuse(buffer)
+                return
+            size = len(buffer.data)
+            job = self.executor.submit(_pack, item, buffer, self.known, self.limits)
+        else:
+            job = self.executor.submit(_load_and_pack, item, self.known, self.limits)
+        self.waiting.append((size, job))
+        self.in_flight += size
+        self._drain(WINDOW_BYTES)
+
+    def _drain(self, allowed: int) -> None:
+        """Store finished files in order until at most ``allowed`` source bytes are in flight."""
+        most = 8 * self.threads if allowed else 0
+        while self.waiting and (len(self.waiting) > most or self.in_flight > allowed or self.waiting[0][1].done()):
+            size, job = self.waiting.popleft()
+            self.in_flight -= size
+            self._take(size, job.result())
+
+    def _take(self, size: int, packed: _Packed | Finding) -> None:
+        if isinstance(packed, Finding):
+            self._refuse(packed)
+            self.progress.advance(1, size)
+            return
+        self._store(packed)
+        self.progress.advance(1, packed.size)
+        if self.batch.full:
+            self.batch.commit()
+            self.batch = self.archive.batch()
+
+    def _store(self, packed: _Packed) -> None:
+        report = self.report
+        if packed.row is None or packed.sha256 in self.known:
+            report.duplicates += 1
+        else:
+            instance = packed.instance
+            assert instance is not None
+            for number, encoded, length in packed.parts:
+                self.batch.add_part(number, encoded, length)
+            self.batch.add_file(packed.row)
+            self.known.add(packed.sha256)
+            report.files += 1
+            report.bytes += packed.size
+            report.frames += instance.frames
+            report.opaque += instance.kind == "opaque"
+            for finding in instance.findings:
+                report.note(_at(finding, packed.item.path))
+        if packed.buffer is not None:
+            packed.buffer.close()
+        self.batch.add_path(self._path_row(packed.item, packed.sha256, packed.size, ()))
+
+    def _refuse(self, finding: Finding) -> None:
+        """Record what a source could not give; once, however often it is tried."""
+        self.report.note(finding)
+        self.report.refused += finding.level == "error"
+        key = (_text(finding.path), finding.code)
+        if key not in self.refused:
+            self.refused.add(key)
+            item = Item(self.label, finding.path, None, None, True, _nothing)
+            self.batch.add_path(self._path_row(item, None, None, (finding,)))
+
+    def _path_row(
+        self, item: Item, sha256: bytes | None, size: int | None, findings: tuple[Finding, ...]
+    ) -> dict[str, Any]:
+        place = self.place(item.path)
+        text = _text(item.path)
+        return {
+            "root": self.root,
+            "source": _text(item.source),
+            "path": text,
+            "path_bytes": None if text == item.path else os.fsencode(item.path),
+            "dataset": _text(place.dataset),
+            "patient": _text(place.patient),
+            "image": _text(place.image),
+            "size": size,
+            "mtime_ns": item.mtime_ns,
+            "seen_ns": time.time_ns(),
+            "sha256": sha256,
+            "findings": [_finding_row(f) for f in findings],
+        }
+
+
+def _load_and_pack(item: Item, known: set[bytes], limits: Limits) -> _Packed | Finding:
+    buffer = _load(item, limits)
+    return buffer if isinstance(buffer, Finding) else _pack(item, buffer, known, limits)
+
+
+def _load(item: Item, limits: Limits) -> Buffer | Finding:
+    try:
+        return load(item, limits)
+    except FileNotFoundError:
+        return Finding("error", "vanished", "the file was there when the folder was listed, and is gone", "left out", item.path)
+    except PermissionError:
+        return Finding("error", "unreadable", "no permission to read the file", "left out", item.path)
+    except OSError as error:
+        return Finding("error", "unreadable", f"reading failed ({error.strerror or type(error).__name__})", "left out", item.path)
+    except DcmarkError as error:
+        return Finding("error", error.code, str(error), "left out", item.path)
+
+
+def _pack(item: Item, buffer: Buffer, known: set[bytes], limits: Limits) -> _Packed:
+    """Hash a file, take it apart and pack its parts. Closes the buffer unless the file is large."""
+    data = buffer.data
+    size = len(data)
+    sha256 = hashlib.sha256(data).digest()
+    if sha256 in known:
+        buffer.close()
+        return _Packed(item, sha256, size)
+    instance = formats.take_apart(data, item.path, limits)
+    header = b"".join(_header(data, instance))
+    row = _file_row(sha256, size, instance)
+    bulk = _pack_header(row, header)
+    parts = _parts(data, instance, header if bulk else b"")
+    if size > LARGE_FILE:
+        return _Packed(item, sha256, size, row, parts, instance, buffer)
+    packed = _Packed(item, sha256, size, row, list(parts), instance)
+    buffer.close()
+    return packed
+
+
+def _header(data: memoryview, instance: Instance) -> Iterator[memoryview]:
+    pos = 0
+    for segment in instance.segments:
+        if segment.part < 0:
+            yield data[pos : pos + segment.length]
+        pos += segment.length
+    if pos != len(data):
+        raise ArchiveError(f"a reader gave segments of {pos} bytes for a file of {len(data)}; please report this")
+
+
+def _pack_header(row: dict[str, Any], header: bytes) -> bool:
+    """Put the header into its row; True when it is too large for that and goes to bulk parts."""
+    row["header_length"] = len(header)
+    if len(header) > LARGEST_HEADER:
+        row["header"] = row["header_codec"] = None
+        return True
+    encoded = codecs.encode_bytes(header)
+    row["header"], row["header_codec"] = encoded.payload, encoded.codec
+    return False
+
+
+def _parts(data: memoryview, instance: Instance, bulk: bytes) -> Iterator[tuple[int, codecs.Encoded, int]]:
+    """Bulk chunks, then frames, packed one by one."""
+    for chunk, start in enumerate(range(0, len(bulk), BULK_CHUNK)):
+        piece = bulk[start : start + BULK_CHUNK]
+        yield -1 - chunk, codecs.encode_bytes(piece), len(piece)
+    frames = instance.derived or _frames(data, instance)
+    for number, frame in enumerate(frames):
+        if instance.native and instance.layout is not None:
+            encoded = codecs.encode_frame(frame, instance.layout)
+        elif instance.native:
+            encoded = codecs.encode_bytes(frame)
+        else:
+            encoded = codecs.Encoded(instance.transfer_syntax or "raw", bytes(frame))
+        yield number, encoded, len(frame)
+
+
+def _frames(data: memoryview, instance: Instance) -> Iterator[bytes | memoryview]:
+    """The bytes of each frame; joined where a frame lies in several fragments."""
+    pos, current = 0, -1
+    pieces: list[memoryview] = []
+    for segment in instance.segments:
+        if segment.part >= 0:
+            if segment.part != current and pieces:
+                yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                pieces = []
+            current = segment.part
+            pieces.append(data[pos : pos + segment.length])
+        pos += segment.length
+    if pieces:
+        yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _file_row(sha256: bytes, size: int, instance: Instance) -> dict[str, Any]:
+    layout = instance.layout
+    return {
+        **instance.tags,
+        "sha256": sha256,
+        "size": size,
+        "kind": instance.kind,
+        "transfer_syntax": instance.transfer_syntax,
+        "frames": instance.frames,
+        "segments": [segment._asdict() for segment in instance.segments],
+        "number": layout.number if layout else None,
+        "big_endian": layout.big_endian if layout else None,
+        "findings": [_finding_row(finding) for finding in instance.findings],
+    }
+
+
+def _finding_row(finding: Finding) -> dict[str, str]:
+    return {"level": finding.level, "code": finding.code, "message": finding.message, "action": finding.action}
+
+
+def _at(finding: Finding, path: str) -> Finding:
+    return Finding(finding.level, finding.code, finding.message, finding.action, path)
+
+
+def _text(path: str) -> str:
+    """A path as text that every tool can hold: bytes that are no UTF-8 become ``\\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace") if not path.isascii() else path
+
+
+def _nothing() -> Any:
+    raise SourceError("nothing was stored under this path")

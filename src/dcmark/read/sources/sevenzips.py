@@ -1,0 +1,235 @@
+"""7z archives, through the parser and the decoders of ``py7zr``.
+
+A 7z archive is a row of blocks ("folders" in its own words), each one packed stream that holds one
+member or, if solid, many. ``py7zr`` extracts by pushing a whole archive into files. Here its decoders
+are pulled instead: a member is unpacked while it is read, a solid block is unpacked once however many
+members are read, and a block of which nothing is read is not unpacked at all, so walking an archive
+that is already known costs no more than its header.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, BinaryIO
+
+from dcmark.config import MIB, Limits
+from dcmark.errors import LimitError, MissingExtraError, SourceError
+from dcmark.findings import Finding
+from dcmark.read.base import Item
+from dcmark.read.sources.files import GuardedFile
+from dcmark.read.sources.members import STEP, Budget, Container, MemberStream, Origin, Turn, damage_told
+
+_FED = 1 << 16  # packed bytes given to a decoder that can be told how much to put out
+_FED_GREEDY = 1 << 12  # to one that puts out all it can: at most 32,768 times as much
+_ENCODED_HEADER = b"\x17"
+
+
+class SevenZipContainer(Container):
+    """Members of a 7z archive; items are sequential.
+
+    Raises:
+        MissingExtraError: ``py7zr`` is not installed.
+        SourceError: the header cannot be read, or is encrypted.
+        LimitError: the header unpacks to more than an archive of this size can need.
+    """
+
+    def __init__(self, origin: Origin, limits: Limits) -> None:
+        super().__init__(origin, limits)
+        try:
+            import py7zr
+            from py7zr.exceptions import PasswordRequired
+        except ImportError as error:
+            raise MissingExtraError("py7zr", "formats", "reading 7z archives") from error
+        with GuardedFile(origin.file, limits.in_memory) as file:
+            self._size = file.size
+            self.budget = Budget(file.size, limits)
+            with damage_told("a 7z archive with its header at the end"):
+                _check_header(file)
+                file.seek(0)
+                try:
+                    self._archive = py7zr.SevenZipFile(file, "r")
+                except PasswordRequired:
+                    raise SourceError("the 7z archive is encrypted; unpack it beforehand") from None
+
+    def walk(self) -> Iterator[Item | Finding]:
+        """All members in the order of the archive."""
+        files = getattr(self._archive, "files", ())
+        self.count(len(files))
+        turn = Turn()
+        block: _Block | None = None
+        with GuardedFile(self.origin.file, self.limits.in_memory) as file:
+            self.budget = Budget(file.size, self.limits)
+            starts = self._starts()
+            try:
+                for info, is_folder in zip(files, _folders(self._archive), strict=True):
+                    mine = turn.next()
+                    if info.folder is not None and (block is None or block.folder is not info.folder):
+                        block = _Block(file, info.folder, *next(starts), self.budget)
+                    own = block if info.folder is not None else None
+                    at = own.take(info.uncompressed) if own is not None else 0
+                    if not is_folder:
+                        yield from self._member(info, own, at, turn, mine)
+            finally:
+                turn.next()
+
+    def _member(
+        self, info: Any, block: _Block | None, at: int, turn: Turn, mine: int
+    ) -> Iterator[Item | Finding]:
+        mode = info.st_fmt or stat.S_IFREG
+        if info.is_symlink or info.is_junction:
+            yield self.refuse(info.filename, "link-in-container", "a link, not a file", "warning")
+        elif mode != stat.S_IFREG:
+            yield self.refuse(info.filename, "special-file", "a device or a pipe, not a file", "warning")
+        elif block is not None and block.refused:
+            yield self.refuse(info.filename, *block.refused)
+        else:
+            open_ = partial(self._open, info, block, at, turn, mine)
+            yield from self.offer(info.filename, info.uncompressed, open_, sequential=True)
+
+    def _open(self, info: Any, block: _Block | None, at: int, turn: Turn, mine: int) -> BinaryIO:
+        turn.check(mine)
+        if block is None:
+            return io.BytesIO()
+        block.skip_to(at)
+        end, expected, found = at + info.uncompressed, info.crc32, 0
+
+        def read(count: int) -> bytes:
+            nonlocal found
+            turn.check(mine)
+            data = block.read(min(count, end - block.at))
+            found = zlib.crc32(data, found)
+            if block.at == end and expected is not None and found != expected:
+                raise SourceError("the checksum of a member is wrong: the archive is damaged; get it again")
+            return data
+
+        return io.BufferedReader(MemberStream(read, self.limits, budget=None))
+
+    def _starts(self) -> Iterator[tuple[int, int]]:
+        """Position and length in bytes of the packed stream of each block."""
+        streams = self._archive.header.main_streams
+        at = self._archive.afterheader + (streams.packinfo.packpos if streams else 0)
+        sizes = iter(streams.packinfo.packsizes if streams else ())
+        for folder in streams.unpackinfo.folders if streams else ():
+            packed = [size for size, _ in zip(sizes, folder.packed_indices, strict=False)]
+            yield at, sum(packed)
+            at += sum(packed)
+
+
+class _Block:
+    """A packed stream being unpacked.
+
+    at: bytes taken out so far. refused: code and message of a finding, once nothing more can come.
+    """
+
+    def __init__(self, file: BinaryIO, folder: Any, start: int, packed: int, budget: Budget) -> None:
+        from py7zr.exceptions import PasswordRequired, UnsupportedCompressionMethodError
+
+        self.folder = folder
+        self.at = 0
+        self.refused: tuple[str, str] | None = None
+        self._end = 0
+        self._budget = budget
+        try:
+            with damage_told(
+                "settings of a decoder", but=(PasswordRequired, UnsupportedCompressionMethodError)
+            ):
+                self._decoder = folder.get_decompressor(packed, reset=True)
+                self._feed = _Feed(file, start, self._decoder.chain[0])
+        except PasswordRequired:
+            self.refused = "encrypted", "the member is encrypted; unpack the archive beforehand"
+        except UnsupportedCompressionMethodError:
+            self.refused = "unsupported-method", "packed by a method that py7zr does not know; pack it anew"
+        except SourceError as error:
+            self.refused = "container-damaged", str(error)
+
+    def take(self, size: int) -> int:
+        """Position of the next member, which is ``size`` bytes long."""
+        if size < 0:
+            raise SourceError("the header declares a negative size")
+        start, self._end = self._end, self._end + size
+        return start
+
+    def skip_to(self, position: int) -> None:
+        """Unpack and forget the bytes before ``position``."""
+        if self.at > position:
+            raise SourceError("a sequential item was opened a second time; it can be read only once")
+        while self.at < position:
+            self.read(min(STEP, position - self.at))
+
+    def read(self, count: int) -> bytes:
+        """Up to ``count`` bytes, at least one unless ``count`` is 0. Raises SourceError on damage."""
+        if count == 0:
+            return b""
+        idle = 0
+        try:
+            with damage_told():
+                while not (data := self._decoder.decompress(self._feed, count)):
+                    # What the decoder holds back comes out at the second call that feeds it nothing.
+                    idle = 0 if self._feed.gave else idle + 1
+                    if idle == 3:
+                        raise SourceError("the packed bytes end early: the archive is damaged; get it again")
+        except SourceError as error:
+            self.refused = "container-damaged", str(error)
+            raise
+        self.at += len(data)
+        self._budget.spend(len(data))
+        return bytes(data)
+
+
+class _Feed:
+    """The packed bytes of a block, given in small pieces and only to a decoder that has none left.
+
+    Decoders of ``py7zr`` ask for more at every call and keep what they do not need yet, up to the
+    whole archive; and some of them unpack at once all they are given.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, decoder: Any) -> None:
+        self.gave = False
+        self._file, self._at = file, start
+        inner = (decoder, getattr(decoder, "_decompressor", None), getattr(decoder, "decoder", None))
+        self._meter = next((one for one in inner if hasattr(one, "needs_input")), None)
+        self._piece = _FED_GREEDY if self._meter is None else _FED
+
+    def read(self, size: int) -> bytes:
+        if self._meter is not None and not self._meter.needs_input:
+            self.gave = False
+            return b""
+        self._file.seek(self._at)
+        data = self._file.read(min(size, self._piece))
+        self._at += len(data)
+        self.gave = bool(data)
+        return data
+
+
+def _folders(archive: Any) -> Iterator[bool]:
+    """Which members are folders: they say so, or have no bytes, no attributes and no mark as empty file."""
+    info = archive.header.files_info
+    marked = iter(getattr(info, "emptyfiles", None) or ())
+    for member in archive.files:
+        unmarked = member.emptystream and not next(marked, False)
+        yield member.is_directory or (unmarked and member.file_properties().get("attributes") is None)
+
+
+def _check_header(file: GuardedFile) -> None:
+    """Raises LimitError for a packed header that declares far more than the members can need.
+
+    A member takes some 200 bytes of header and more than a handful of the archive, but 700 bytes of
+    memory, and few packed bytes are enough to declare millions of members.
+    """
+    from py7zr.archiveinfo import HeaderStreamsInfo, SignatureHeader
+
+    signature = SignatureHeader.retrieve(file)
+    file.seek(signature.nextheaderofs, io.SEEK_CUR)
+    header = io.BytesIO(file.read(signature.nextheadersize))
+    if header.read(1) == _ENCODED_HEADER:
+        folders = HeaderStreamsInfo.retrieve(header).unpackinfo.folders
+        declared = sum(folder.unpacksizes[-1] for folder in folders)
+        most = MIB + 32 * file.size
+        if declared > most:
+            raise LimitError(
+                f"the 7z header declares {declared} bytes of itself, at most {most} are unpacked"
+            )

@@ -1,0 +1,8 @@
+"""StyleGAN3: configuration, generator and training step, in plain PyTorch."""
+
+from __future__ import annotations
+
+from dcmark.train.stylegan3.config import Config, Layer, plan_layers
+from dcmark.train.stylegan3.generator import Generator
+
+__all__ = ["Config", "Generator", "Layer", "plan_layers"]
