@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dcmark.archive.restore import RestoreReport, restore
     from dcmark.archive.store import Archive, open_archive
     from dcmark.archive.verify import VerifyReport, verify
-    from dcmark.ingest import IngestReport, ingest
+    from dcmark.ingestion import IngestReport, ingest
 
 __version__ = "0.1.0"
 
@@ -34,8 +34,8 @@ _HOMES = {
     "RestoreReport": "dcmark.archive.restore",
     "verify": "dcmark.archive.verify",
     "VerifyReport": "dcmark.archive.verify",
-    "ingest": "dcmark.ingest",
-    "IngestReport": "dcmark.ingest",
+    "ingest": "dcmark.ingestion",
+    "IngestReport": "dcmark.ingestion",
 }
 
 __all__ = [
@@ -56,10 +56,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'dcmark' has no attribute {name!r}")
-    import sys
     from importlib import import_module
 
-    value = getattr(import_module(_HOMES[name]), name)
-    # The module dcmark.ingest shares its name with the function: the function is the public one.
-    setattr(sys.modules[__name__], name, value)
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value

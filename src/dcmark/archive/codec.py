@@ -53,8 +53,7 @@ def encode_frame(frame: Bytes, layout: PixelLayout) -> Encoded:
         image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
     try:
         payload = bytes(imagecodecs.htj2k_encode(image, reversible=True))
-        decoded = imagecodecs.htj2k_decode(payload)
-        exact = decoded.dtype == image.dtype and np.array_equal(decoded, image)
+        exact = np.array_equal(imagecodecs.htj2k_decode(payload, out=_local.scratch(image)), image)
     except (ValueError, RuntimeError):
         exact = False
     if not exact or len(payload) >= len(frame):
@@ -65,8 +64,8 @@ def encode_frame(frame: Bytes, layout: PixelLayout) -> Encoded:
 
 def encode_bytes(data: Bytes) -> Encoded:
     """Pack any bytes: zstd where it helps, else raw; proved by unpacking."""
-    payload = _zstd().compressor.compress(data)
-    if len(payload) >= len(data) or _zstd().decompressor.decompress(payload, len(data)) != data:
+    payload = _local.compressor.compress(data)
+    if len(payload) >= len(data) or _local.decompressor.decompress(payload, len(data)) != data:
         return Encoded("raw", bytes(data))
     return Encoded("zstd", payload)
 
@@ -85,7 +84,7 @@ def decode(codec: str, payload: Bytes, length: int) -> Bytes:
     data: Bytes
     try:
         if codec == "zstd":
-            data = _zstd().decompressor.decompress(payload, length)
+            data = _local.decompressor.decompress(payload, length)
         elif codec.startswith("htj2k"):
             data = memoryview(file_order(imagecodecs.htj2k_decode(payload), codec)).cast("B")
         else:
@@ -132,16 +131,19 @@ def _planes(layout: PixelLayout) -> bool:
     return layout.planar and layout.samples == 3
 
 
-class _Zstd(threading.local):
+class _Local(threading.local):
     """Compressors are costly to make and not to be shared between threads."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         self.decompressor = zstandard.ZstdDecompressor()
+        self._scratch: NDArray[np.generic] | None = None
+
+    def scratch(self, like: NDArray[np.generic]) -> NDArray[np.generic]:
+        """An array to decode into, kept between frames: fresh memory would cost a tenth of the decoding."""
+        if self._scratch is None or self._scratch.shape != like.shape or self._scratch.dtype != like.dtype:
+            self._scratch = np.empty_like(like)
+        return self._scratch
 
 
-_local = _Zstd()
-
-
-def _zstd() -> _Zstd:
-    return _local
+_local = _Local()

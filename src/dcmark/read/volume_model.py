@@ -33,7 +33,7 @@ class Tolerances:
 
     Attributes:
         same_place_mm: frames nearer than this stand at the same place, mm; never more than a tenth of a pixel.
-        place_mm: how far a slice may stand from its place on the grid, mm. Scanners round positions.
+        place_mm: how far a slice may stand from its place on the grid, mm. Some scanners round positions to 0.1 mm.
         place_fraction: the same as a fraction of the distance between slices; the larger of both counts,
             and never more than a quarter of that distance.
         angle_degrees: directions nearer than this are the same; slices stacked further than this off their
@@ -49,7 +49,7 @@ class Tolerances:
     """
 
     same_place_mm: float = 0.01
-    place_mm: float = 0.05
+    place_mm: float = 0.075
     place_fraction: float = 0.02
     angle_degrees: float = 0.1
     largest_tilt_degrees: float = 45.0
@@ -129,7 +129,7 @@ class Volume:
         affine: 4 x 4, (slice, row, column, 1) to mm in LPS, ``geometry.AffineLps``; None for grid ``none``.
         spacing: mm between slices (along the normal), rows and columns; None for grid ``none``.
         slice_index: shape (slices,): where each slice stands on the affine's slice axis. 0, 1, 2, ... unless the
-            grid is ``uneven`` or has gaps.
+            grid is ``uneven`` or has gaps; empty for grid ``none``.
         positions: (slices, 3), mm in LPS: the centre of the first pixel of each slice, as the files say.
         split: why this volume is not the whole series; empty where it is.
         phase, phases: this is volume ``phase`` (from 1) of ``phases`` that repeat the same places.
@@ -168,9 +168,10 @@ class Volume:
 
     def as_dict(self) -> dict[str, Any]:
         """The volume as plain data, for JSON and tables; frames of a cine as their range."""
-        frames: Any = [list(frame) for frame in self.frames]
         if isinstance(self.frames, FrameRange):
-            frames = {"file": self.frames.file, "start": self.frames.start, "count": self.frames.count}
+            frames: Any = {"file": self.frames.file, "start": self.frames.start, "count": self.frames.count}
+        else:
+            frames = [list(frame) for frame in self.frames]
         return {
             "id": self.id,
             "series_instance_uid": self.series_instance_uid,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
+from dcmark.errors import UsageError
 from dcmark.train.signal import activate
 
 
@@ -38,7 +40,7 @@ class EqualizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, features_in) to (N, features_out)."""
         bias = self.bias if self.rate == 1 else self.bias * self.rate
-        x = F.linear(x, self.weight.to(x.dtype) * self.scale, bias.to(x.dtype))
+        x = functional.linear(x, self.weight.to(x.dtype) * self.scale, bias.to(x.dtype))
         return activate(x) if self.leaky else x
 
 
@@ -75,19 +77,24 @@ def modulated_conv2d(
         padding: zeros around the image.
         up: transposed convolution of stride 2 instead; the result is 2 H + k - 2 on a side.
     """
+    shrink: Tensor | float | None = gain
     scale_out = None
     if demodulate:
+        if x.dtype in {torch.float16, torch.bfloat16}:
+            # Demodulation undoes any factor of the style, so one can be chosen that cannot overflow.
+            style = style / style.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)
         # The variance of output o of sample n is sum over i of style^2 * sum over the kernel of weight^2.
         power = style.square() @ weight.square().sum(dim=(2, 3)).mT
-        scale_out = (power + 1e-8).rsqrt()
-    if gain is not None:
-        scale_out = gain.expand(1, 1) if scale_out is None else scale_out * gain
+        # What comes out of the convolution is kept near one, for the sake of half precision.
+        fan_in = math.sqrt(weight[0].numel())
+        scale_out = (power + 1e-8).rsqrt() * fan_in
+        shrink = 1 / fan_in if gain is None else gain / fan_in
     x = x * style.to(x.dtype)[:, :, None, None]
-    weight = weight.to(x.dtype)
+    weight = (weight if shrink is None else weight * shrink).to(x.dtype)
     if up:
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=padding)
+        x = functional.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=padding)
     else:
-        x = F.conv2d(x, weight, padding=padding)
+        x = functional.conv2d(x, weight, padding=padding)
     return x if scale_out is None else x * scale_out.to(x.dtype)[:, :, None, None]
 
 
@@ -97,12 +104,12 @@ def minibatch_deviation(x: Tensor, group: int) -> Tensor:
     (N, C, H, W) to (N, C + 1, H, W). Group m holds the images m, m + N/group, m + 2 N/group, ...
 
     Raises:
-        ValueError: N is not a multiple of the group.
+        UsageError: N is not a multiple of the group.
     """
     samples, _, height, width = x.shape
     group = min(group, samples)
     if samples % group:
-        raise ValueError(f"expected a batch of a multiple of {group} images, found {samples}")
+        raise UsageError(f"expected a batch of a multiple of {group} images, found {samples}")
     y = x.to(torch.promote_types(x.dtype, torch.float32)).view(group, samples // group, -1)
     deviation = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=1)
     extra = deviation.to(x.dtype).repeat(group).view(-1, 1, 1, 1).expand(-1, 1, height, width)
@@ -128,9 +135,7 @@ class Mapping(nn.Module):
         self.latent, self.labels, self.copies, self.decay = latent, labels, copies, decay
         self.embedding = EqualizedLinear(labels, style) if labels else None
         widths = [latent + (style if labels else 0)] + [style] * layers
-        self.layers = nn.ModuleList(
-            EqualizedLinear(a, b, rate=0.01, leaky=True) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(EqualizedLinear(a, b, rate=0.01, leaky=True) for a, b in pairwise(widths))
         if copies is not None:
             self.register_buffer("mean", torch.zeros(style))
 
@@ -155,7 +160,7 @@ class Mapping(nn.Module):
         parts = [] if z is None else [unit_length(z)]
         if self.embedding is not None:
             if labels is None:
-                raise ValueError(
+                raise UsageError(
                     f"expected labels of shape (N, {self.labels}) for a conditional model, found none"
                 )
             parts.append(unit_length(self.embedding(labels)))

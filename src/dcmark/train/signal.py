@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 Padding = tuple[int, int, int, int]
 """Samples added before and after the columns, then before and after the rows; negative crops."""
@@ -68,9 +68,9 @@ def binomial() -> Tensor:
     return torch.outer(line, line)
 
 
-def _axis_matrix(kernel: Tensor, length: int, up: int, down: int, before: int, after: int) -> Tensor:
+def _axis_matrix(kernel: Tensor, length: int, up: int, down: int, around: tuple[int, int]) -> Tensor:
     """Resampling along one axis as a matrix (samples out, samples in)."""
-    taps = kernel.numel()
+    taps, (before, after) = kernel.numel(), around
     out = (length * up + before + after - taps) // down + 1
     row = torch.arange(out, device=kernel.device)[:, None] * down + (taps - 1 - before)
     tap = row - torch.arange(length, device=kernel.device) * up
@@ -87,22 +87,28 @@ def _depthwise(
         # A transposed convolution is insertion of zeros and filtering in one; what it puts out is
         # counted from the first sample touched, so padding becomes a matter of cropping it.
         size = tuple(n * u for n, u in zip(x.shape[2:], up, strict=True))
-        x = F.conv_transpose2d(x, kernel.expand(channels, 1, -1, -1), stride=up, groups=channels)
+        x = functional.conv_transpose2d(x, kernel.expand(channels, 1, -1, -1), stride=up, groups=channels)
         rows, columns = kernel.shape
         first = (rows - 1 - top, columns - 1 - left)
         last = (size[0] + bottom, size[1] + right)
-        x = F.pad(x, (-first[1], last[1] - x.shape[3], -first[0], last[0] - x.shape[2]))
+        x = functional.pad(x, (-first[1], last[1] - x.shape[3], -first[0], last[0] - x.shape[2]))
         return x[:, :, :: down[0], :: down[1]]
     if left == right >= 0 and top == bottom >= 0:
         around = (top, left)
     else:
-        x, around = F.pad(x, padding), (0, 0)
+        x, around = functional.pad(x, padding), (0, 0)
     weight = kernel.flip(0, 1).expand(channels, 1, -1, -1)
-    return F.conv2d(x, weight, stride=down, padding=around, groups=channels)
+    return functional.conv2d(x, weight, stride=down, padding=around, groups=channels)
 
 
 def resample(
-    x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, padding: Padding = (0, 0, 0, 0), gain: float = 1.0
+    x: Tensor,
+    kernel: Tensor,
+    *,
+    up: int = 1,
+    down: int = 1,
+    padding: Padding = (0, 0, 0, 0),
+    gain: float = 1.0,
 ) -> Tensor:
     """Put ``up - 1`` zeros after every sample, pad, convolve with ``kernel``, keep every ``down``-th.
 
@@ -120,8 +126,8 @@ def resample(
     left, right, top, bottom = padding
     kernel = kernel * math.sqrt(gain)
     if max(x.shape[2:]) <= _MATRIX_LIMIT * (down if up == 1 else 1):
-        rows = _axis_matrix(kernel, x.shape[2], up, down, top, bottom).to(x.dtype)
-        columns = _axis_matrix(kernel, x.shape[3], up, down, left, right).to(x.dtype)
+        rows = _axis_matrix(kernel, x.shape[2], up, down, (top, bottom)).to(x.dtype)
+        columns = _axis_matrix(kernel, x.shape[3], up, down, (left, right)).to(x.dtype)
         # The axis that is not widened by the other goes first.
         return rows @ (x @ columns.mT) if up <= down else (rows @ x) @ columns.mT
     kernel = kernel.to(x.dtype)
@@ -134,7 +140,7 @@ def activate(
 ) -> Tensor:
     """Leaky ReLU, then ``gain`` (sqrt 2 keeps the variance), then the values cut to ±``clamp``."""
     if slope != 1:
-        x = F.leaky_relu(x, slope)
+        x = functional.leaky_relu(x, slope)
     if gain != 1:
         x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)

@@ -132,11 +132,12 @@ def damage_told(
 
     The text of its error is left out, for it may hold names from the container.
     """
+    known: tuple[type[Exception], ...] = (SourceError, LimitError, *but)
     try:
         yield
-    except (SourceError, LimitError, *but):
+    except known:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - damaged bytes make libraries raise anything
         kind = type(error).__name__
         raise SourceError(f"expected {expected}, found damage ({kind}); get the container again") from None
 

@@ -9,11 +9,14 @@ that is already known costs no more than its header.
 
 from __future__ import annotations
 
+import bz2
 import io
+import lzma
 import stat
 import zlib
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, BinaryIO
 
 from dcmark.config import MIB, Limits
@@ -45,7 +48,6 @@ class SevenZipContainer(Container):
         except ImportError as error:
             raise MissingExtraError("py7zr", "formats", "reading 7z archives") from error
         with GuardedFile(origin.file, limits.in_memory) as file:
-            self._size = file.size
             self.budget = Budget(file.size, limits)
             with damage_told("a 7z archive with its header at the end"):
                 _check_header(file)
@@ -79,7 +81,8 @@ class SevenZipContainer(Container):
     def _member(
         self, info: Any, block: _Block | None, at: int, turn: Turn, mine: int
     ) -> Iterator[Item | Finding]:
-        mode = info.st_fmt or stat.S_IFREG
+        # 7-Zip keeps what came through a pipe with the mode of the pipe: what has bytes is a file.
+        mode = stat.S_IFREG if info.uncompressed else info.st_fmt or stat.S_IFREG
         if info.is_symlink or info.is_junction:
             yield self.refuse(info.filename, "link-in-container", "a link, not a file", "warning")
         elif mode != stat.S_IFREG:
@@ -114,9 +117,9 @@ class SevenZipContainer(Container):
         at = self._archive.afterheader + (streams.packinfo.packpos if streams else 0)
         sizes = iter(streams.packinfo.packsizes if streams else ())
         for folder in streams.unpackinfo.folders if streams else ():
-            packed = [size for size, _ in zip(sizes, folder.packed_indices, strict=False)]
-            yield at, sum(packed)
-            at += sum(packed)
+            packed = sum(islice(sizes, len(folder.packed_indices)))
+            yield at, packed
+            at += packed
 
 
 class _Block:
@@ -168,8 +171,8 @@ class _Block:
         try:
             with damage_told():
                 while not (data := self._decoder.decompress(self._feed, count)):
-                    # What the decoder holds back comes out at the second call that feeds it nothing.
-                    idle = 0 if self._feed.gave else idle + 1
+                    # What a decoder holds back may come out only when it is fed nothing.
+                    idle = 0 if self._feed.gave() else idle + 1
                     if idle == 3:
                         raise SourceError("the packed bytes end early: the archive is damaged; get it again")
         except SourceError as error:
@@ -188,21 +191,27 @@ class _Feed:
     """
 
     def __init__(self, file: BinaryIO, start: int, decoder: Any) -> None:
-        self.gave = False
+        self._gave = False
         self._file, self._at = file, start
-        inner = (decoder, getattr(decoder, "_decompressor", None), getattr(decoder, "decoder", None))
-        self._meter = next((one for one in inner if hasattr(one, "needs_input")), None)
+        # Only those of the standard library tell reliably; pyppmd takes being fed nothing for the end.
+        told = (lzma.LZMADecompressor, bz2.BZ2Decompressor)
+        inner = (decoder, getattr(decoder, "_decompressor", None))
+        self._meter = next((one for one in inner if isinstance(one, told)), None)
         self._piece = _FED_GREEDY if self._meter is None else _FED
 
     def read(self, size: int) -> bytes:
         if self._meter is not None and not self._meter.needs_input:
-            self.gave = False
             return b""
         self._file.seek(self._at)
         data = self._file.read(min(size, self._piece))
         self._at += len(data)
-        self.gave = bool(data)
+        self._gave = self._gave or bool(data)
         return data
+
+    def gave(self) -> bool:
+        """Did the decoder get anything since this was last asked?"""
+        gave, self._gave = self._gave, False
+        return gave
 
 
 def _folders(archive: Any) -> Iterator[bool]:

@@ -58,7 +58,7 @@ class ZipContainer(Container):
                 continue
             if mode == stat.S_IFLNK:
                 yield self.refuse(name, "link-in-container", "a symbolic link, not a file", "warning")
-            elif mode not in (0, stat.S_IFREG):
+            elif mode not in (0, stat.S_IFREG) and not info.file_size:
                 yield self.refuse(name, "special-file", "a device or a pipe, not a file", "warning")
             elif info.flag_bits & _ENCRYPTED:
                 yield self.refuse(name, "encrypted", "the member is encrypted; unpack the archive beforehand")

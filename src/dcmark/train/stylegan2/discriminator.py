@@ -9,8 +9,8 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dcmark.train.layers import PRECISIONS, EqualizedLinear, Mapping, minibatch_deviation
 from dcmark.train.signal import activate, binomial, resample
@@ -35,12 +35,14 @@ class Convolution(nn.Module):
         """(N, I, H, W) to (N, O, H, W), or half of that where a ``blur`` filter is given."""
         weight = self.weight.to(x.dtype) * self.scale
         if blur is None:
-            x = F.conv2d(x, weight, padding=self.padding)
+            x = functional.conv2d(x, weight, padding=self.padding)
         elif self.padding == 0:
-            x = F.conv2d(resample(x, blur, down=2, padding=(1, 1, 1, 1)), weight)
+            x = functional.conv2d(resample(x, blur, down=2, padding=(1, 1, 1, 1)), weight)
         else:
             around = self.padding + 1
-            x = F.conv2d(resample(x, blur, padding=(around, around, around, around)), weight, stride=2)
+            x = functional.conv2d(
+                resample(x, blur, padding=(around, around, around, around)), weight, stride=2
+            )
         if self.bias is not None:
             x = x + self.bias.to(x.dtype)[:, None, None]
         clamp = None if self.clamp is None else self.clamp * gain
@@ -61,7 +63,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, blur: Tensor) -> Tensor:
         """(N, I, H, W) to (N, O, H/2, W/2); the sum of both ways keeps the variance."""
         gain = math.sqrt(0.5)
-        return self.halve(self.keep(x), blur, gain=gain) + self.shortcut(x, blur, leaky=False, gain=gain)
+        past: Tensor = self.shortcut(x, blur, leaky=False, gain=gain)
+        return past + self.halve(self.keep(x), blur, gain=gain)
 
 
 class Discriminator(nn.Module):
@@ -99,10 +102,11 @@ class Discriminator(nn.Module):
                 x = self.entry(x)
             x = block(x, self.blur)
         x = minibatch_deviation(x.to(images.dtype), self.config.group)
-        x = self.score(self.dense(self.last(x).flatten(1)))
-        if self.mapping is None:
-            return x
-        return (x * self.mapping(None, labels)).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])
+        scores: Tensor = self.score(self.dense(self.last(x).flatten(1)))
+        if self.mapping is not None:  # the projection discriminator of Miyato and Koyama
+            match = (scores * self.mapping(None, labels)).sum(dim=1, keepdim=True)
+            scores = match / math.sqrt(scores.shape[1])
+        return scores
 
     def official_names(self) -> dict[str, str]:
         """Names of tensors in official checkpoints -> names in ``state_dict``."""

@@ -106,7 +106,7 @@ class SynthesisLayer(nn.Module):
                 power = x.detach().to(self.magnitude.dtype).square().mean()
                 self.magnitude.lerp_(power, 1 - self.decay)
         scales = self.affine(style)
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.plan.image:
             scales = scales / math.sqrt(weight[0].numel())
         else:
@@ -129,7 +129,7 @@ class SynthesisLayer(nn.Module):
             self.down_kernel,
             up=self.plan.up,
             down=self.plan.down,
-            padding=self.plan.padding * 2,  # type: ignore[arg-type]
+            padding=(*self.plan.padding, *self.plan.padding),
             slope=1.0 if self.plan.image else 0.2,
             gain=1.0 if self.plan.image else math.sqrt(2),
             clamp=self.clamp,
@@ -155,7 +155,8 @@ class Synthesis(nn.Module):
         x = self.input(first)
         for layer, style in zip(self.layers, rest, strict=True):
             x = layer(x, style, update=update)
-        return x.to(styles.dtype) * self.output_gain
+        images: Tensor = x.to(styles.dtype) * self.output_gain
+        return images
 
 
 class Generator(nn.Module):
