@@ -185,7 +185,9 @@ def _cross(a: Floats, b: Floats) -> Floats:
 def _spacing(pixel_spacing: ArrayLike) -> tuple[float, float]:
     spacing = np.asarray(pixel_spacing, dtype=np.float64)
     if spacing.shape != (2,) or not np.isfinite(spacing).all() or spacing.min() <= 0:
-        raise UsageError("expected Pixel Spacing as two positive numbers in mm (between rows, between columns)")
+        raise UsageError(
+            "expected Pixel Spacing as two positive numbers in mm (between rows, between columns)"
+        )
     return float(spacing[0]), float(spacing[1])
 
 

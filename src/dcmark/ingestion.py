@@ -7,10 +7,9 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dcmark.archive import codec as codecs
 from dcmark.archive.schema import BULK_CHUNK, LARGEST_HEADER
@@ -102,7 +101,7 @@ def ingest(
     *,
     threads: int | None = None,
     layout: str | None = None,
-    containers: str = "open",
+    containers: Literal["open", "keep"] = "open",
     rehash: bool = False,
     progress: Progress | None = None,
     limits: Limits = LIMITS,
@@ -154,7 +153,7 @@ class _Run:
         self.batch: Batch = archive.batch()
         self.waiting: deque[tuple[int, Future[_Packed | Finding]]] = deque()
         self.in_flight = 0
-        self.place: Callable[[str], layouts.Place] = lambda path: layouts.Place("", "", "")
+        self.place: Callable[[str], layouts.Place] = lambda _path: layouts.Place("", "", "")
         self.root = b""
         self.label = ""
         self.refused: set[tuple[str, str]] = set()
@@ -187,7 +186,9 @@ class _Run:
 
     def _seen(self) -> dict[str, tuple[int, int]]:
         rows = self.archive.read(
-            "paths", ["path", "path_bytes", "size", "mtime_ns", "seen_ns"], f"root = X'{self.root.hex()}' AND sha256 IS NOT NULL"
+            "paths",
+            ["path", "path_bytes", "size", "mtime_ns", "seen_ns"],
+            f"root = X'{self.root.hex()}' AND sha256 IS NOT NULL",
         )
         seen: dict[str, tuple[int, int]] = {}
         columns = (rows[name].to_pylist() for name in ("path", "path_bytes", "size", "mtime_ns", "seen_ns"))
@@ -215,7 +216,7 @@ class _Run:
                 self._refuse(buffer)
                 return
             size = len(buffer.data)
-            job = self.executor.submit(_pack, item, buffer, self.known, self.limits)
+            job: Future[_Packed | Finding] = self.executor.submit(_pack_loaded, item, buffer, self.known, self.limits)
         else:
             job = self.executor.submit(_load_and_pack, item, self.known, self.limits)
         self.waiting.append((size, job))
@@ -298,15 +299,31 @@ def _load_and_pack(item: Item, known: set[bytes], limits: Limits) -> _Packed | F
     return buffer if isinstance(buffer, Finding) else _pack(item, buffer, known, limits)
 
 
+def _pack_loaded(item: Item, buffer: Buffer, known: set[bytes], limits: Limits) -> _Packed | Finding:
+    return _pack(item, buffer, known, limits)
+
+
 def _load(item: Item, limits: Limits) -> Buffer | Finding:
     try:
         return load(item, limits)
     except FileNotFoundError:
-        return Finding("error", "vanished", "the file was there when the folder was listed, and is gone", "left out", item.path)
+        return Finding(
+            "error",
+            "vanished",
+            "the file was there when the folder was listed, and is gone",
+            "left out",
+            item.path,
+        )
     except PermissionError:
         return Finding("error", "unreadable", "no permission to read the file", "left out", item.path)
     except OSError as error:
-        return Finding("error", "unreadable", f"reading failed ({error.strerror or type(error).__name__})", "left out", item.path)
+        return Finding(
+            "error",
+            "unreadable",
+            f"reading failed ({error.strerror or type(error).__name__})",
+            "left out",
+            item.path,
+        )
     except DcmarkError as error:
         return Finding("error", error.code, str(error), "left out", item.path)
 
@@ -401,7 +418,12 @@ def _file_row(sha256: bytes, size: int, instance: Instance) -> dict[str, Any]:
 
 
 def _finding_row(finding: Finding) -> dict[str, str]:
-    return {"level": finding.level, "code": finding.code, "message": finding.message, "action": finding.action}
+    return {
+        "level": finding.level,
+        "code": finding.code,
+        "message": finding.message,
+        "action": finding.action,
+    }
 
 
 def _at(finding: Finding, path: str) -> Finding:

@@ -108,8 +108,7 @@ def file_pieces(archive: Archive, row: Row, executor: Executor) -> Iterator[code
     else:
         # Bulk chunks stand before the frames and are few; they are read on their own.
         header = (
-            read_parts(archive, [int(p)])[0].unpack()
-            for p in archive.positions(row["batch"], row["first_row"], bulk)
+            read_parts(archive, [int(p)])[0].unpack() for p in archive.positions(row["batch"], row["first_row"], bulk)
         )
     head, frame = _Cursor(header), _Cursor(iter(()))
     current = -1

@@ -70,7 +70,7 @@ def encode_bytes(data: Bytes) -> Encoded:
     return Encoded("zstd", payload)
 
 
-def decode(codec: str, payload: Bytes, length: int) -> Bytes:
+def decode(codec: str, payload: bytes, length: int) -> Bytes:
     """The original bytes of a part.
 
     Args:
@@ -86,7 +86,7 @@ def decode(codec: str, payload: Bytes, length: int) -> Bytes:
         if codec == "zstd":
             data = _local.decompressor.decompress(payload, length)
         elif codec.startswith("htj2k"):
-            data = memoryview(file_order(imagecodecs.htj2k_decode(payload), codec)).cast("B")
+            data = file_order(imagecodecs.htj2k_decode(payload), codec).data.cast("B")
         else:
             data = payload
     except (ValueError, RuntimeError, zstandard.ZstdError) as error:

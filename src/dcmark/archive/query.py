@@ -15,7 +15,19 @@ from dcmark.errors import QueryError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_HIDDEN = ("batch", "first_row", "parts", "segments", "header", "header_codec", "header_length", "number", "big_endian", "check", "findings")
+_HIDDEN = (
+    "batch",
+    "first_row",
+    "parts",
+    "segments",
+    "header",
+    "header_codec",
+    "header_length",
+    "number",
+    "big_endian",
+    "check",
+    "findings",
+)
 
 VIEWS = {
     "files": """
@@ -47,16 +59,21 @@ VIEWS = {
                sum(size)::BIGINT AS bytes FROM files WHERE kind <> 'opaque' GROUP BY ALL ORDER BY ALL""",
     "studies": """
         SELECT dataset, patient, patient_id, study_instance_uid, any_value(study_date) AS study_date,
-               any_value(study_description) AS description, string_agg(DISTINCT modality, '/' ORDER BY modality) AS modalities,
+               any_value(study_description) AS description,
+               string_agg(DISTINCT modality, '/' ORDER BY modality) AS modalities,
                count(DISTINCT series_instance_uid) AS series, count(*) AS files, sum(frames)::BIGINT AS frames
-        FROM files WHERE study_instance_uid IS NOT NULL GROUP BY dataset, patient, patient_id, study_instance_uid ORDER BY ALL""",
+        FROM files WHERE study_instance_uid IS NOT NULL
+        GROUP BY dataset, patient, patient_id, study_instance_uid ORDER BY ALL""",
     "series": """
-        SELECT dataset, patient, patient_id, any_value(image) AS image, series_instance_uid, any_value(series_number) AS number,
-               any_value(modality) AS modality, any_value(series_description) AS description, any_value(body_part_examined) AS body_part,
+        SELECT dataset, patient, patient_id, any_value(image) AS image, series_instance_uid,
+               any_value(series_number) AS number,
+               any_value(modality) AS modality, any_value(series_description) AS description,
+               any_value(body_part_examined) AS body_part,
                any_value(transfer_syntax) AS transfer_syntax, any_value(rows) AS rows, any_value(columns) AS columns,
                count(*) AS files, sum(frames)::BIGINT AS frames, sum(size)::BIGINT AS bytes
         FROM files WHERE series_instance_uid IS NOT NULL
-        GROUP BY dataset, patient, patient_id, series_instance_uid ORDER BY dataset, patient, number, series_instance_uid""",
+        GROUP BY dataset, patient, patient_id, series_instance_uid
+        ORDER BY dataset, patient, number, series_instance_uid""",
 }
 """The views a query may name, in the order they are made. docs/reference/sql.md lists their columns."""
 

@@ -15,7 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from dcmark.archive.assemble import ASSEMBLY_COLUMNS, WINDOW_BYTES, Part, file_pieces, header_bytes, read_parts
+from dcmark.archive.assemble import (
+    ASSEMBLY_COLUMNS,
+    WINDOW_BYTES,
+    Part,
+    file_pieces,
+    header_bytes,
+    read_parts,
+)
 from dcmark.archive.query import matching_files
 from dcmark.archive.store import Archive, storage_error
 from dcmark.errors import DamageError, DcmarkError, OutputExistsError
@@ -96,7 +103,9 @@ def _prepare(out: Path, overwrite: bool) -> Path:
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f"expected a folder to write to at {out}, found a file; choose another name")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise OutputExistsError(f"expected an empty folder at {out}, found files in it; choose another or use --overwrite")
+        raise OutputExistsError(
+            f"expected an empty folder at {out}, found files in it; choose another or use --overwrite"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -206,8 +215,9 @@ class _Run:
                 except DamageError as error:
                     self._finish(row, None, error)
             return
-        for row, (data, error) in zip(rows, self.executor.map(lambda job: self._small(*job), jobs), strict=True):
-            self._finish(row, data, error)
+        done = self.executor.map(lambda job: self._small(*job), jobs)
+        for row, (written, damage) in zip(rows, done, strict=True):
+            self._finish(row, written, damage)
 
     def _jobs(self, rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[Part]]]:
         positions = [self.archive.positions(row["batch"], row["first_row"], row["parts"]) for row in rows]
@@ -319,7 +329,11 @@ def safe_name(name: str) -> str:
         if name.partition(".")[0].lower() in _WINDOWS_NAMES:
             name = "_" + name
     if len(os.fsencode(name)) > _LONGEST_NAME:
-        name = os.fsdecode(os.fsencode(name)[: _LONGEST_NAME - 9]) + "-" + hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        name = (
+            os.fsdecode(os.fsencode(name)[: _LONGEST_NAME - 9])
+            + "-"
+            + hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        )
     return name
 
 

@@ -28,9 +28,7 @@ _TYPES = {
     "number": pa.float64(),
     "numbers": pa.list_(pa.float64()),
 }
-_FINDING = pa.struct(
-    [("level", pa.string()), ("code", pa.string()), ("message", pa.string()), ("action", pa.string())]
-)
+_FINDING = pa.struct([("level", pa.string()), ("code", pa.string()), ("message", pa.string()), ("action", pa.string())])
 _SEGMENT = pa.struct([("part", pa.int32()), ("length", pa.int64())])
 
 FILES = pa.schema(

@@ -12,7 +12,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and give its exit code; errors are told in words, never as a traceback."""
-    import click
+    import typer
 
     from dcmark.cli import draw
     from dcmark.cli.app import app
@@ -21,16 +21,20 @@ def run(arguments: list[str]) -> int:
     try:
         result = app(arguments, standalone_mode=False, prog_name="dcmark")
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         draw.error("interrupted", "stopped; what was committed is safe, run the same command again to go on")
         return 130
-    except click.ClickException as wrong:
-        draw.error("usage", wrong.format_message() + "; see: dcmark --help")
-        return 2
     except DcmarkError as error:
         draw.error(error.code, str(error))
         return error.exit_code
     except BrokenPipeError:
         return 0
+    except Exception as wrong:
+        # The parser's own errors have no public base class in every release; all of them can word themselves.
+        words = getattr(wrong, "format_message", None)
+        if words is None:
+            raise
+        draw.error("usage", f"{words()} See: dcmark --help")
+        return 2

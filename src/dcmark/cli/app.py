@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +20,8 @@ app = typer.Typer(
 
 ArchivePath = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="An archive, NAME.dcmark.")]
 Where = Annotated[
-    str | None, typer.Option("--where", metavar="SQL", help="Condition over the view files, e.g. \"modality = 'CT'\".")
+    str | None,
+    typer.Option("--where", metavar="SQL", help="Condition over the view files, e.g. \"modality = 'CT'\"."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -38,16 +39,27 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     del version
 
 
 @app.command()
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC... ARCHIVE", help="Folders, files, zip, tar, 7z; the archive last.")],
-    layout: Annotated[str | None, typer.Option(help="Folder pattern, e.g. {dataset}/{patient}/{image}/*; found out by default.")] = None,
-    containers: Annotated[str, typer.Option(help="open: store the members of zip, tar, 7z; keep: store them as they are.")] = "open",
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SRC... ARCHIVE", help="Folders, files, zip, tar, 7z; the archive last."),
+    ],
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Folder pattern, e.g. {dataset}/{patient}/{image}/*; found out by default."),
+    ] = None,
+    containers: Annotated[
+        Literal["open", "keep"],
+        typer.Option(help="zip, tar, 7z: open stores the members, keep the containers."),
+    ] = "open",
     rehash: Annotated[bool, typer.Option("--rehash", help="Read files again that look unchanged.")] = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -60,8 +72,6 @@ def ingest(
     *places, target = sources
     if not places:
         raise UsageError("expected at least one source and an archive, found one path: dcmark ingest SRC... ARCHIVE")
-    if containers not in ("open", "keep"):
-        raise UsageError(f"expected open or keep for --containers, found {containers!r}")
     for place in places:
         if not place.exists():
             from dcmark.errors import SourceError
@@ -69,14 +79,20 @@ def ingest(
             raise SourceError(f"expected a folder or file at {place}, found nothing; check the path")
     archive = dcmark.open_archive(target, create=True)
     report = dcmark.ingest(
-        [*places], archive, threads=threads, layout=layout, containers=containers, rehash=rehash, progress=draw.progress(quiet)
+        [*places],
+        archive,
+        threads=threads,
+        layout=layout,
+        containers=containers,
+        rehash=rehash,
+        progress=draw.progress(quiet),
     )
     if json:
         draw.as_json({name: getattr(report, name) for name in report.__slots__ if name != "findings"})
     else:
         draw.line(
-            f"{report.files} new files ({report.frames} frames, {draw.size(report.bytes)}), {report.duplicates} duplicates, "
-            f"{report.unchanged} unchanged, {report.refused} refused"
+            f"{report.files} new files ({report.frames} frames, {draw.size(report.bytes)}), "
+            f"{report.duplicates} duplicates, {report.unchanged} unchanged, {report.refused} refused"
         )
         if report.needs_a_look:
             draw.line(
@@ -97,8 +113,12 @@ def info(archive: ArchivePath, json: Json = False) -> None:
         draw.as_json(found)
         return
     for name, value in found.items():
-        shown = ", ".join(f"{k or 'unknown'} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        draw.line(f"{name.replace('_', ' ')}: {draw.size(shown) if name.startswith('bytes') else shown}")
+        text = value
+        if isinstance(value, dict):
+            text = draw.counts(value)
+        elif name.startswith("bytes"):
+            text = draw.size(value)
+        draw.line(f"{name.replace('_', ' ')}: {text}")
 
 
 @app.command()
@@ -142,7 +162,9 @@ def findings(
 
 @app.command()
 def query(
-    archive: ArchivePath, sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT statement.")], json: Json = False
+    archive: ArchivePath,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT statement.")],
+    json: Json = False,
 ) -> None:
     """SQL over files, frames, paths, findings, patients, studies, series."""
     import dcmark
@@ -163,16 +185,26 @@ def verify(
     import dcmark
 
     report = dcmark.verify(
-        dcmark.open_archive(archive), read_data=read_data, seed=seed, threads=threads, progress=draw.progress(quiet)
+        dcmark.open_archive(archive),
+        read_data=read_data,
+        seed=seed,
+        threads=threads,
+        progress=draw.progress(quiet),
     )
     if json:
-        draw.as_json({**{n: getattr(report, n) for n in report.__slots__}, "findings": [f.as_dict() for f in report.findings]})
+        draw.as_json(
+            {
+                **{n: getattr(report, n) for n in report.__slots__},
+                "findings": [f.as_dict() for f in report.findings],
+            }
+        )
     else:
         for finding in report.findings:
             draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
         verdict = "whole" if report.whole else "DAMAGED"
         draw.line(
-            f"{verdict}: {report.files} files, {report.files_read} put together and hashed ({draw.size(report.bytes_read)})"
+            f"{verdict}: {report.files} files, {report.files_read} put together and hashed "
+            f"({draw.size(report.bytes_read)})"
             + (f", {report.orphans} unused parts (dcmark gc sweeps them)" if report.orphans else "")
         )
     return 0 if report.whole else 4
@@ -184,7 +216,8 @@ def restore(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
     where: Where = None,
     from_export: Annotated[
-        Path | None, typer.Option("--from-export", help="Restore the originals of these exported images (folder or file).")
+        Path | None,
+        typer.Option("--from-export", help="Restore the originals of these exported images (folder or file)."),
     ] = None,
     overwrite: Overwrite = False,
     threads: Threads = None,
@@ -201,10 +234,21 @@ def restore(
 
         hashes = originals(from_export)
     report = dcmark.restore(
-        opened, out, where=where, hashes=hashes, overwrite=overwrite, threads=threads, progress=draw.progress(quiet)
+        opened,
+        out,
+        where=where,
+        hashes=hashes,
+        overwrite=overwrite,
+        threads=threads,
+        progress=draw.progress(quiet),
     )
     if json:
-        draw.as_json({**{n: getattr(report, n) for n in report.__slots__}, "findings": [f.as_dict() for f in report.findings]})
+        draw.as_json(
+            {
+                **{n: getattr(report, n) for n in report.__slots__},
+                "findings": [f.as_dict() for f in report.findings],
+            }
+        )
     else:
         for finding in report.findings:
             draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
@@ -215,7 +259,10 @@ def restore(
 @app.command()
 def gc(
     archive: ArchivePath,
-    exclusive: Annotated[bool, typer.Option("--exclusive", help="Nobody else writes now: sweep at once, not only what is an hour old.")] = False,
+    exclusive: Annotated[
+        bool,
+        typer.Option("--exclusive", help="Nobody else writes now: sweep at once, not only what is an hour old."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Sweep what interrupted runs left behind; nothing that a file needs is touched."""

@@ -39,6 +39,22 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.1f} TB"
 
 
+def counts(found: dict[str, int], most: int = 8) -> str:
+    """Counts in words, the largest first; UIDs by the names of the standard."""
+    shown = [f"{_uid_name(key) or 'none'} {n:,}" for key, n in list(found.items())[:most]]
+    if len(found) > most:
+        shown.append(f"and {len(found) - most} more")
+    return ", ".join(shown) or "none"
+
+
+def _uid_name(key: str) -> str:
+    if not key.startswith("1.2.840.10008."):
+        return key
+    from pydicom.uid import UID
+
+    return str(UID(key).name)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """A table: drawn on a terminal, tab-separated elsewhere. Text of files is printed as text, never as markup."""
     if not sys.stdout.isatty():
@@ -99,7 +115,14 @@ class _Lines:
 class _Bar:
     def start(self, task: str, total: int | None, unit: str = "files") -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         last = TimeRemainingColumn() if total else TimeElapsedColumn()
         columns = (

@@ -18,7 +18,9 @@ _JPEG_LOSSLESS_SOF = 0xC3
 _JPEG_LS_SOF = 0xF7
 _PROGRESSIVE_SOF = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MOST_SCANS = 500  # a progressive image needs some ten scans; each one passes over all coefficients
-_MOST_LEVELS = 33  # ISO/IEC 15444-1 Table A.15: at most 32 decomposition levels
+_MOST_LEVELS = 32  # decomposition levels, ISO/IEC 15444-1 Table A.15
+_MOST_TILES = 65535  # the tile index has 16 bits
+_SOT, _SOD, _COD, _COC, _EOC = 0xFF90, 0xFF93, 0xFF52, 0xFF53, 0xFFD9
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,14 @@ def jpeg(data: bytes) -> CodestreamHeader:
         raise DecodeError(f"expected at most {_MOST_SCANS} scans in a progressive JPEG; found more")
     samples = segment[5]
     lossless = marker == _JPEG_LOSSLESS_SOF
+    pixels = int.from_bytes(segment[1:3], "big") * int.from_bytes(segment[3:5], "big")
+    # A sample of a lossless frame takes a bit at least, a block of 8 x 8 of a lossy one too.
+    least = 0 if marker == _JPEG_LS_SOF else pixels * samples // 8 if lossless else pixels // 512
+    if least > len(data):
+        raise DecodeError(
+            f"expected at least {least} bytes for the {pixels} pixels declared; found {len(data)}: "
+            "the frame is truncated or damaged"
+        )
     if samples == 3 and colour == "unknown" and marker != _JPEG_LS_SOF:
         if segment[6:15:3] == b"RGB":
             colour = "rgb"
@@ -127,7 +137,7 @@ def jpeg2000(data: bytes) -> CodestreamHeader:
     Raises:
         DecodeError: no such codestream, truncated, or one that declares more packets than it has bytes.
     """
-    start = _jp2_codestream(data) if data[4:8] == b"jP  " else 0
+    start = _box_content(data, b"jp2c", "JP2")[0] if data[4:8] == b"jP  " else 0
     cursor = _Bytes(data, start)
     if cursor.take(4) != b"\xff\x4f\xff\x51":
         found = data[start : start + 4].hex(" ")
@@ -144,7 +154,11 @@ def jpeg2000(data: bytes) -> CodestreamHeader:
     if any(part != components[0] for part in components) or components[0][1:] != b"\x01\x01":
         raise DecodeError("expected JPEG 2000 components that are alike and not subsampled; found otherwise")
     tiles = -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height)
-    _check_packets(_Bytes(data, cursor.at), width - left, height - top, tiles, samples, len(data) - start)
+    if tiles > _MOST_TILES:
+        raise DecodeError(f"expected at most {_MOST_TILES} JPEG 2000 tiles; found {tiles} declared")
+    whole = (width - left, height - top)
+    tile = (min(tile_width, whole[0]), min(tile_height, whole[1]))
+    _check_packets(_Bytes(data, cursor.at), whole, tile, tiles, samples)
     depth = components[0][0]
     return CodestreamHeader(
         rows=height - top,
@@ -154,11 +168,6 @@ def jpeg2000(data: bytes) -> CodestreamHeader:
         signed=bool(depth & 0x80),
         high_throughput=bool(capabilities & 0x4000),
     )
-
-
-def _jp2_codestream(data: bytes) -> int:
-    """Where the contiguous codestream box (jp2c) of a JP2 file begins (ISO/IEC 15444-1 I.4)."""
-    return _box_content(data, b"jp2c", "JP2")[0]
 
 
 def _box_content(data: bytes, wanted: bytes, container: str) -> tuple[int, int]:
@@ -178,40 +187,67 @@ def _box_content(data: bytes, wanted: bytes, container: str) -> tuple[int, int]:
 
 
 def _check_packets(
-    cursor: _Bytes, width: int, height: int, tiles: int, samples: int, available: int
+    cursor: _Bytes, whole: tuple[int, int], tile: tuple[int, int], tiles: int, samples: int
 ) -> None:
     """Refuse a codestream that declares more packets than it has bytes.
 
     Each packet takes a byte at least (ISO/IEC 15444-1 B.10.3), but a decoder allocates some hundred bytes for
     each of them before it reads one: tiny precincts on a large image are how a small file fills the memory.
+    The coding styles of the main header and of every tile-part are looked at (A.6.1, A.6.2).
     """
+    available = cursor.end - cursor.at
+    layers, tile_part_end, in_main = 1, 0, True
     while True:
+        start = cursor.at
         marker = cursor.unsigned(2)
-        if marker == 0xFF90:  # SOT: the main header is over
-            raise DecodeError("expected a coding style (COD) in the JPEG 2000 main header; found none")
-        length = cursor.unsigned(2)
-        segment = _Bytes(cursor.take(length - 2))
-        if marker == 0xFF52:  # COD
-            break
-    style = segment.unsigned(1)
-    segment.take(1)
-    layers, _, levels = segment.unsigned(2), segment.unsigned(1), segment.unsigned(1)
-    if levels >= _MOST_LEVELS:
-        raise DecodeError(f"expected at most {_MOST_LEVELS - 1} decomposition levels; found {levels}")
+        if marker == _SOD:
+            if tile_part_end <= cursor.at or tile_part_end + 2 > cursor.end:
+                return
+            cursor.at = tile_part_end
+            continue
+        if marker == _EOC:
+            return
+        if marker >> 8 != 0xFF:
+            raise DecodeError("expected a JPEG 2000 marker; found none: the frame is damaged")
+        segment = _Bytes(cursor.take(cursor.unsigned(2) - 2))
+        if marker == _SOT:
+            in_main = False
+            segment.take(2)
+            length = segment.unsigned(4)
+            tile_part_end = start + length if length else cursor.end
+        elif marker in (_COD, _COC):
+            if marker == _COD:
+                style = segment.unsigned(1)
+                segment.take(1)
+                layers = max(1, segment.unsigned(2))
+                segment.take(1)
+            else:
+                segment.take(1 if samples < 257 else 2)
+                style = segment.unsigned(1)
+            width, height = whole if in_main else tile
+            packets = layers * (samples if marker == _COD else 1)
+            packets *= _precincts(segment, style, width, height, tiles if in_main else 1)
+            if packets > available:
+                raise DecodeError(
+                    f"expected a byte at least for each JPEG 2000 packet; found {packets} packets declared in "
+                    f"{available} bytes: the frame is truncated or damaged"
+                )
+
+
+def _precincts(segment: _Bytes, style: int, width: int, height: int, tiles: int) -> int:
+    """Precincts of one component over all resolutions; ``segment`` stands at the number of decomposition levels."""
+    levels = segment.unsigned(1)
+    if levels > _MOST_LEVELS:
+        raise DecodeError(f"expected at most {_MOST_LEVELS} decomposition levels; found {levels}")
     segment.take(4)
-    packets = 0
+    count = 0
     for resolution in range(levels + 1):
         shrink = levels - resolution
         exponents = segment.unsigned(1) if style & 1 else 0xFF
-        precinct_width, precinct_height = exponents & 15, exponents >> 4
-        across = -(-(-(-width >> shrink)) >> precinct_width) if width >> shrink else 1
-        down = -(-(-(-height >> shrink)) >> precinct_height) if height >> shrink else 1
-        packets += max(across * down, tiles)
-    if packets * samples * max(layers, 1) > available or tiles > 65535:
-        raise DecodeError(
-            f"expected a byte at least for each JPEG 2000 packet; found {packets * samples * layers} packets "
-            f"declared in {available} bytes: the frame is truncated or damaged"
-        )
+        across, down = -(-width >> shrink), -(-height >> shrink)
+        tiled = min(tiles, across * down)
+        count += max(-(-across >> (exponents & 15)) * -(-down >> (exponents >> 4)), tiled)
+    return count
 
 
 class _Bits:

@@ -35,11 +35,21 @@ ENCODINGS = {IMPLICIT_LE: Encoding(False, "<"), EXPLICIT_BE: Encoding(True, ">")
 GE_PRIVATE_BE = "1.2.840.113619.5.2"  # implicit, its pixel data big endian
 EXTENDED_OFFSETS = 0x7FE00001
 # How long a value may be to be looked at, bytes. An offset table holds 8 bytes a frame.
-_WANTED = {tag: tag_table.LONGEST for tag in tag_table.BY_TAG} | {EXTENDED_OFFSETS: 64 << 20}
+_WANTED = dict.fromkeys(tag_table.BY_TAG, tag_table.LONGEST) | {EXTENDED_OFFSETS: 64 << 20}
 
 # Roots of the UIDs of storage classes whose objects always hold pixels: the image classes of PS3.4 B.5.
 _IMAGE_CLASS = "1.2.840.10008.5.1.4.1.1."
 _IMAGE_BRANCHES = ("1", "2", "3", "4", "6", "7", "12", "20", "77", "128", "481.1", "481.2", "66.4", "30")
+# What objects without pixels are there to carry: a data set of the class that ends before it was cut.
+_CARRIERS = {
+    "1.2.840.10008.1.3.10": 0x00041220,  # DICOMDIR: Directory Record Sequence
+    _IMAGE_CLASS + "88": 0x0040A730,  # structured reports: Content Sequence
+    _IMAGE_CLASS + "9": 0x54000100,  # waveforms: Waveform Sequence
+    _IMAGE_CLASS + "104": 0x00420011,  # encapsulated documents
+    _IMAGE_CLASS + "481.3": 0x30060039,  # RT Structure Set: ROI Contour Sequence
+    _IMAGE_CLASS + "481.5": 0x300A0002,  # RT Plan: RT Plan Label
+    _IMAGE_CLASS + "11": 0x00081115,  # presentation states: Referenced Series Sequence
+}
 _NO_IMAGE = ("77.1.5.3", "4.2", "4.4", "77.1.5.4")
 
 
@@ -68,7 +78,7 @@ class DicomReader:
     def take_apart(self, data: memoryview, path: str) -> Instance:
         """Segments, tags and findings of one file; never raises for its content."""
         del path
-        meta = _meta(data, self.limits)
+        meta = _meta(data)
         body, offset = data, meta.start
         findings = list(meta.findings)
         if meta.syntax == DEFLATED:
@@ -79,14 +89,14 @@ class DicomReader:
         found = scan(body, offset, encoding, _WANTED, self.limits.depth)
         tags = tag_table.typed(found.raw, encoding.order)
         findings += [Finding("warning", code, message, "kept as it is") for code, message in dict(found.notes).items()]
-        findings += _ending(body, found, meta, tags)
+        findings += _ending(body, found, tags)
         if found.pixels is None and (found.stop is not None or found.end == offset):
             if not any(f.level == "error" for f in findings):
                 findings.append(Finding("error", "no-dicom", "no DICOM element was found", "kept whole"))
             return _whole(data, "opaque", meta.syntax, tags, findings)
         kind = "dicomdir" if meta.sop_class == MEDIA_DIRECTORY else "dicom"
         if found.pixels is None:
-            findings += _missing(meta, tags)
+            findings += _missing(meta.sop_class, found.last, tags)
             return _whole(data, kind, meta.syntax, tags, findings)
 
         number = PIXEL_TAGS[found.pixels.tag]
@@ -109,7 +119,7 @@ class DicomReader:
         )
 
 
-def _meta(data: memoryview, limits: Limits) -> Meta:
+def _meta(data: memoryview) -> Meta:
     """Preamble and file meta information (PS3.10 7.1); either may be missing."""
     findings: list[Finding] = []
     if bytes(data[128:132]) == b"DICM":
@@ -132,7 +142,6 @@ def _meta(data: memoryview, limits: Limits) -> Meta:
         pass
     if pos == first:
         findings.append(Finding("warning", "no-meta", "the file meta information is missing", "syntax found by trial"))
-    del limits
     return Meta(pos, _uid(raw.get(0x00020010)), _uid(raw.get(0x00020002)), findings)
 
 
@@ -177,7 +186,7 @@ def _inflate_until_damage(data: memoryview, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def _ending(data: memoryview, found: Scan, meta: Meta, tags: Mapping[str, Any]) -> list[Finding]:
+def _ending(data: memoryview, found: Scan, tags: Mapping[str, Any]) -> list[Finding]:
     """Findings on how the walk over the data set ended."""
     if found.stop is None:
         return []
@@ -193,16 +202,27 @@ def _ending(data: memoryview, found: Scan, meta: Meta, tags: Mapping[str, Any]) 
     return [Finding("error", stop.code, message, "kept whole")]
 
 
-def _missing(meta: Meta, tags: Mapping[str, Any]) -> list[Finding]:
+def _missing(sop_class: str, last: int, tags: Mapping[str, Any]) -> list[Finding]:
     """Findings for a data set without pixels that looks cut at the edge of an element."""
-    sop_class = meta.sop_class or tags.get("sop_class_uid", "")
+    sop_class = sop_class or tags.get("sop_class_uid", "")
+    for root, carrier in _CARRIERS.items():
+        if (sop_class == root or sop_class.startswith(root + ".")) and last < carrier:
+            message = f"the object ends before ({carrier >> 16:04X},{carrier & 0xFFFF:04X}), which it is there to carry"
+            return [Finding("warning", "no-content", message, "kept")]
     if sop_class == MEDIA_DIRECTORY:
         return []
     branch = sop_class.removeprefix(_IMAGE_CLASS)
     image = sop_class.startswith(_IMAGE_CLASS) and not branch.startswith(_NO_IMAGE)
     image = image and any(branch == b or branch.startswith(b + ".") for b in _IMAGE_BRANCHES)
     if image or ("rows" in tags and "bits_allocated" in tags):
-        return [Finding("warning", "no-pixel-data", "an image object without pixel data (cut, or sent without)", "kept")]
+        return [
+            Finding(
+                "warning",
+                "no-pixel-data",
+                "an image object without pixel data (cut, or sent without)",
+                "kept",
+            )
+        ]
     missing = [k for k in ("study_instance_uid", "series_instance_uid", "sop_instance_uid") if k not in tags]
     if missing:
         return [Finding("warning", "missing-identity", f"missing: {', '.join(missing)} (cut, or never there)", "kept")]
@@ -245,8 +265,6 @@ def _segments(size: int, spans: list[list[Span]]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def _whole(
-    data: memoryview, kind: str, syntax: str, tags: Mapping[str, Any], findings: list[Finding]
-) -> Instance:
+def _whole(data: memoryview, kind: str, syntax: str, tags: Mapping[str, Any], findings: list[Finding]) -> Instance:
     segments = (Segment(-1, len(data)),) if len(data) else ()
     return Instance(kind=kind, segments=segments, transfer_syntax=syntax, tags=tags, findings=tuple(findings))

@@ -50,6 +50,7 @@ class Scan:
         raw: value bytes of the wanted elements; the first one wins where a tag stands twice.
         pixels: the Pixel Data element (also float and double), its fragments not yet walked.
         pixels_end: first byte behind it.
+        last: the greatest tag of the top level.
         end: first byte that is no element any more; the length of the data when all was read.
         notes: (code, message) of oddities that did not stop the walk.
         stop: why the walk ended early, if it did.
@@ -58,6 +59,7 @@ class Scan:
     raw: dict[int, bytes] = field(default_factory=dict)
     pixels: Element | None = None
     pixels_end: int = 0
+    last: int = 0
     end: int = 0
     notes: list[tuple[str, str]] = field(default_factory=list)
     stop: MalformedError | None = None
@@ -133,16 +135,14 @@ def skip_items(data: memoryview, pos: int, end: int, encoding: Encoding, depth: 
     return pos
 
 
-def scan(
-    data: memoryview, start: int, encoding: Encoding, wanted: Mapping[int, int], depth: int
-) -> Scan:
+def scan(data: memoryview, start: int, encoding: Encoding, wanted: Mapping[int, int], depth: int) -> Scan:
     """Walk the top level of a data set from ``start`` to the end of ``data``.
 
     Values of ``wanted`` tags are collected up to the length given there, bytes; everything else
     is skipped by its length. Never raises: what stops the walk is in ``Scan.stop``.
     """
     found = Scan(end=start)
-    pos, end, previous = start, len(data), 0
+    pos, end = start, len(data)
     try:
         while pos < end:
             here = read_element(data, pos, end, encoding)
@@ -151,9 +151,9 @@ def scan(
                 raise MalformedError("malformed", pos, f"({tag >> 16:04X},{tag & 0xFFFF:04X}) cannot stand here")
             if encoding.explicit and not vr:
                 found.notes.append(("implicit-element", "an element has no VR in a data set of explicit VR"))
-            if tag <= previous:
+            if tag <= found.last:
                 found.notes.append(("tag-order", "elements are not in ascending order"))
-            previous = max(previous, tag)
+            found.last = max(found.last, tag)
             if length == UNDEFINED:
                 inner = Encoding(False, "<") if vr == b"UN" else encoding
                 if tag in PIXEL_TAGS:

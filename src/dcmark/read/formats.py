@@ -30,7 +30,11 @@ def take_apart(data: memoryview, path: str, limits: Limits = LIMITS) -> Instance
         limits: what hostile content may cost.
     """
     if not len(data):
-        return Instance(kind="opaque", segments=(), findings=(Finding("warning", "empty", "the file has no bytes", "kept"),))
+        return Instance(
+            kind="opaque",
+            segments=(),
+            findings=(Finding("warning", "empty", "the file has no bytes", "kept"),),
+        )
     head = data[:HEAD]
     for reader in readers(limits):
         if not reader.claims(head, path):

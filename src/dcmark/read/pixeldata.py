@@ -66,9 +66,7 @@ def frame_bits(layout: PixelLayout) -> int:
     return pixels * samples * layout.bits_allocated
 
 
-def native_frames(
-    data: memoryview, pixels: Element, end: int, layout: PixelLayout, declared_frames: int
-) -> FrameSpans:
+def native_frames(data: memoryview, pixels: Element, end: int, layout: PixelLayout, declared_frames: int) -> FrameSpans:
     """Frames of native Pixel Data that lies in ``data[pixels.value:end]``.
 
     Whole frames only; what is missing or left over becomes a finding.
@@ -114,7 +112,13 @@ class PackedBits(Sequence[bytes]):
 
 
 def encapsulated_frames(
-    data: memoryview, pixels: Element, end: int, order: str, tags: dict[str, Any], extended: bytes, syntax: str
+    data: memoryview,
+    pixels: Element,
+    end: int,
+    order: str,
+    tags: dict[str, Any],
+    extended: bytes,
+    syntax: str,
 ) -> FrameSpans:
     """Frames of encapsulated Pixel Data (PS3.5 A.4): which fragments make up which frame.
 
@@ -125,7 +129,12 @@ def encapsulated_frames(
     table, fragments, complete = _fragments(data, pixels.value, end, order)
     if not complete:
         findings.append(
-            Finding("error", "truncated", "the fragments of the pixel data end before their delimiter", "kept as it is")
+            Finding(
+                "error",
+                "truncated",
+                "the fragments of the pixel data end before their delimiter",
+                "kept as it is",
+            )
         )
     declared = max(1, tags.get("number_of_frames", 1))
     if syntax in VIDEO or declared == 1:

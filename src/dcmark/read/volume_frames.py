@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, TypedDict
@@ -159,12 +159,24 @@ class FrameTags:
         findings = {
             i: tuple(found) for i, found in enumerate(columns.get("findings", ())) if found is not None and found
         }
-        return cls(
-            count,
-            {name: _texts(columns[name]) for name in _TEXTS if name in columns},
-            {name: _numbers(columns[name]) for name in _NUMBERS if name in columns},
-            {name: _vectors(columns[name], size) for name, size in _VECTORS.items() if name in columns},
-            findings,
+        texts = {name: _texts(columns[name]) for name in _TEXTS if name in columns}
+        numbers = {name: _numbers(columns[name]) for name in _NUMBERS if name in columns}
+        for which in ("acquisition", "content"):
+            if f"{which}_time" in texts or f"{which}_date_time" in texts:
+                numbers[f"{which}_seconds"] = _seconds(texts, which, count)
+        vectors = {name: _vectors(columns[name], size) for name, size in _VECTORS.items() if name in columns}
+        return cls(count, texts, numbers, vectors, findings)
+
+    def take(self, rows: NDArray[np.int64]) -> FrameTags:
+        """The table of these rows, in this order."""
+        return FrameTags(
+            len(rows),
+            {name: Texts(column.codes[rows], column.values) for name, column in self.texts.items()},
+            {name: column[rows] for name, column in self.numbers.items()},
+            {name: column[rows] for name, column in self.vectors.items()},
+            {i: self.findings[row] for i, row in enumerate(rows.tolist()) if row in self.findings}
+            if self.findings
+            else {},
         )
 
     def __len__(self) -> int:
@@ -175,7 +187,12 @@ class FrameTags:
         return self.texts.get(name) or Texts(np.full(self.count, -1, dtype=np.int64), ())
 
     def number(self, name: str) -> Floats:
-        """A column of numbers, shape (count,)."""
+        """A column of numbers, shape (count,).
+
+        ``acquisition_seconds`` and ``content_seconds`` are dates and times as seconds; Acquisition DateTime is
+        preferred to the separate date and time. Without a date they count from midnight. Time zones are left
+        alone: within a series they do not change.
+        """
         found = self.numbers.get(name)
         return np.full(self.count, np.nan) if found is None else found
 
@@ -183,20 +200,6 @@ class FrameTags:
         """A column of vectors, shape (count, components); a row is all NaN or all finite."""
         found = self.vectors.get(name)
         return np.full((self.count, _VECTORS[name]), np.nan) if found is None else found
-
-    def seconds(self, which: str) -> Floats:
-        """``acquisition`` or ``content`` date and time as seconds, shape (count,), NaN where absent.
-
-        Acquisition DateTime is preferred to the separate date and time. Without a date the seconds count from
-        midnight. Time zones are left alone: within a series they do not change.
-        """
-        day = _by_value(self.text(f"{which}_date"), _days)
-        time = _by_value(self.text(f"{which}_time"), _time_of_day)
-        seconds = time + np.where(np.isfinite(day), day, 0.0) * 86400.0
-        if which == "acquisition" and "acquisition_date_time" in self.texts:
-            both = _by_value(self.text("acquisition_date_time"), _date_time)
-            seconds = np.where(np.isfinite(both), both, seconds)
-        return seconds
 
 
 def _texts(values: Sequence[Any]) -> Texts:
@@ -261,7 +264,21 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else 0
 
 
-def _by_value(texts: Texts, parse: Any) -> Floats:
+def _seconds(texts: Mapping[str, Texts], which: str, count: int) -> Floats:
+    none = np.full(count, np.nan)
+    day, time, both = (
+        _by_value(texts[name], parse) if name in texts else none
+        for name, parse in (
+            (f"{which}_date", _days),
+            (f"{which}_time", _time_of_day),
+            (f"{which}_date_time", _date_time),
+        )
+    )
+    apart = time + np.where(np.isfinite(day), day, 0.0) * 86400.0
+    return np.where(np.isfinite(both), both, apart)
+
+
+def _by_value(texts: Texts, parse: Callable[[str], float]) -> Floats:
     parsed = np.array([*map(parse, texts.values), np.nan], dtype=np.float64)
     return parsed[texts.codes]
 

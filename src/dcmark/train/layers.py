@@ -160,9 +160,7 @@ class Mapping(nn.Module):
         parts = [] if z is None else [unit_length(z)]
         if self.embedding is not None:
             if labels is None:
-                raise UsageError(
-                    f"expected labels of shape (N, {self.labels}) for a conditional model, found none"
-                )
+                raise UsageError(f"expected labels of shape (N, {self.labels}) for a conditional model, found none")
             parts.append(unit_length(self.embedding(labels)))
         x = torch.cat(parts, dim=1)
         for layer in self.layers:
@@ -183,11 +181,7 @@ class Mapping(nn.Module):
         parts = {f"fc{index}": f"layers.{index}" for index in range(len(self.layers))}
         if self.embedding is not None:
             parts["embed"] = "embedding"
-        names = {
-            f"{prefix}{a}.{leaf}": f"{prefix}{b}.{leaf}"
-            for a, b in parts.items()
-            for leaf in ("weight", "bias")
-        }
+        names = {f"{prefix}{a}.{leaf}": f"{prefix}{b}.{leaf}" for a, b in parts.items() for leaf in ("weight", "bias")}
         if self.copies is not None:
             names[f"{prefix}w_avg"] = f"{prefix}mean"
         return names

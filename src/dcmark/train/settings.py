@@ -17,9 +17,7 @@ def check_resolution(resolution: int) -> None:
         UsageError: saying what was found.
     """
     if isinstance(resolution, bool) or resolution not in [1 << i for i in range(3, 15)]:
-        raise UsageError(
-            f"expected resolution to be a power of two from 8 to 16384 pixels, found {resolution!r}"
-        )
+        raise UsageError(f"expected resolution to be a power of two from 8 to 16384 pixels, found {resolution!r}")
 
 
 def check_range(config: Any, name: str, least: float, most: float) -> None:
@@ -43,9 +41,7 @@ def renamed(
     """
     inner = settings.get(nested) or {}
     if not isinstance(inner, Mapping):
-        raise UnsupportedError(
-            f"expected {nested} of the checkpoint to be a table of settings, found something else"
-        )
+        raise UnsupportedError(f"expected {nested} of the checkpoint to be a table of settings, found something else")
     given = [(key, names.get(key), value) for key, value in settings.items() if key != nested]
     given += [(f"{nested}.{key}", nested_names.get(key), value) for key, value in inner.items()]
     unknown = sorted(str(key) for key, ours, _ in given if ours is None)

@@ -77,9 +77,7 @@ def _axis_matrix(kernel: Tensor, length: int, up: int, down: int, around: tuple[
     return torch.where((tap >= 0) & (tap < taps), kernel[tap.clamp(0, taps - 1)], 0)
 
 
-def _depthwise(
-    x: Tensor, kernel: Tensor, up: tuple[int, int], down: tuple[int, int], padding: Padding
-) -> Tensor:
+def _depthwise(x: Tensor, kernel: Tensor, up: tuple[int, int], down: tuple[int, int], padding: Padding) -> Tensor:
     """The same with one small convolution per channel; ``up`` and ``down`` are (rows, columns)."""
     channels = x.shape[1]
     left, right, top, bottom = padding
@@ -135,9 +133,7 @@ def resample(
     return _depthwise(x, kernel[:, None], (up, 1), (down, 1), (0, 0, top, bottom))
 
 
-def activate(
-    x: Tensor, *, slope: float = 0.2, gain: float = math.sqrt(2), clamp: float | None = None
-) -> Tensor:
+def activate(x: Tensor, *, slope: float = 0.2, gain: float = math.sqrt(2), clamp: float | None = None) -> Tensor:
     """Leaky ReLU, then ``gain`` (sqrt 2 keeps the variance), then the values cut to ±``clamp``."""
     if slope != 1:
         x = functional.leaky_relu(x, slope)

@@ -104,9 +104,7 @@ class FolderSource:
         except (OSError, ValueError):  # ValueError: another drive
             inside = False
         if not inside:
-            yield Finding(
-                "error", "link-outside", "a link that leads out of the folder", "not followed", path
-            )
+            yield Finding("error", "link-outside", "a link that leads out of the folder", "not followed", path)
             return
         try:
             status = os.lstat(real)
@@ -135,9 +133,7 @@ class FolderSource:
     @staticmethod
     def _unreadable(error: OSError, path: str, what: str) -> Finding:
         reason = error.strerror or type(error).__name__
-        return Finding(
-            "error", "unreadable", f"expected a readable {what}, found: {reason}", "left out", path
-        )
+        return Finding("error", "unreadable", f"expected a readable {what}, found: {reason}", "left out", path)
 
 
 def _entry_key(entry: os.DirEntry[str]) -> tuple[list[str | int], str]:

@@ -17,6 +17,7 @@ from dcmark.read.base import Item
 from dcmark.read.sources import kinds
 
 STEP = 1 << 20  # bytes asked of a decoder at once
+BUFFER = 1 << 16  # bytes a member is read in where its reader asks for less
 LONGEST_NAME = 4096  # bytes
 _SHOWN = 256  # characters of a refused name that go into a finding
 
@@ -78,8 +79,7 @@ class Turn:
         """Raises SourceError when this turn is over."""
         if mine != self._now:
             raise SourceError(
-                "a member of a stream was read after the next one had been asked for; "
-                "read sequential items at once"
+                "a member of a stream was read after the next one had been asked for; read sequential items at once"
             )
 
 
@@ -125,9 +125,7 @@ class MemberStream(io.RawIOBase):
 
 
 @contextmanager
-def damage_told(
-    expected: str = "whole packed bytes", *, but: tuple[type[Exception], ...] = ()
-) -> Iterator[None]:
+def damage_told(expected: str = "whole packed bytes", *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turns whatever a library raises on damaged bytes into SourceError.
 
     The text of its error is left out, for it may hold names from the container.
@@ -189,9 +187,7 @@ class Container(ABC):
             yield self._rest("container-damaged", str(error))
 
     def _rest(self, code: str, message: str) -> Finding:
-        return Finding(
-            "error", code, message, "members up to here were kept, the rest was left out", self.place
-        )
+        return Finding("error", code, message, "members up to here were kept, the rest was left out", self.place)
 
     @property
     def place(self) -> str:

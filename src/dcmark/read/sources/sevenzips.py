@@ -14,7 +14,7 @@ import io
 import lzma
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ from dcmark.errors import LimitError, MissingExtraError, SourceError
 from dcmark.findings import Finding
 from dcmark.read.base import Item
 from dcmark.read.sources.files import GuardedFile
-from dcmark.read.sources.members import STEP, Budget, Container, MemberStream, Origin, Turn, damage_told
+from dcmark.read.sources.members import BUFFER, STEP, Budget, Container, MemberStream, Origin, Turn, damage_told
 
 _FED = 1 << 16  # packed bytes given to a decoder that can be told how much to put out
 _FED_GREEDY = 1 << 12  # to one that puts out all it can: at most 32,768 times as much
@@ -78,9 +78,7 @@ class SevenZipContainer(Container):
             finally:
                 turn.next()
 
-    def _member(
-        self, info: Any, block: _Block | None, at: int, turn: Turn, mine: int
-    ) -> Iterator[Item | Finding]:
+    def _member(self, info: Any, block: _Block | None, at: int, turn: Turn, mine: int) -> Iterator[Item | Finding]:
         # 7-Zip keeps what came through a pipe with the mode of the pipe: what has bytes is a file.
         mode = stat.S_IFREG if info.uncompressed else info.st_fmt or stat.S_IFREG
         if info.is_symlink or info.is_junction:
@@ -109,7 +107,7 @@ class SevenZipContainer(Container):
                 raise SourceError("the checksum of a member is wrong: the archive is damaged; get it again")
             return data
 
-        return io.BufferedReader(MemberStream(read, self.limits, budget=None))
+        return io.BufferedReader(MemberStream(read, self.limits, budget=None), BUFFER)
 
     def _starts(self) -> Iterator[tuple[int, int]]:
         """Position and length in bytes of the packed stream of each block."""
@@ -137,9 +135,7 @@ class _Block:
         self._end = 0
         self._budget = budget
         try:
-            with damage_told(
-                "settings of a decoder", but=(PasswordRequired, UnsupportedCompressionMethodError)
-            ):
+            with damage_told("settings of a decoder", but=(PasswordRequired, UnsupportedCompressionMethodError)):
                 self._decoder = folder.get_decompressor(packed, reset=True)
                 self._feed = _Feed(file, start, self._decoder.chain[0])
         except PasswordRequired:
@@ -193,14 +189,11 @@ class _Feed:
     def __init__(self, file: BinaryIO, start: int, decoder: Any) -> None:
         self._gave = False
         self._file, self._at = file, start
-        # Only those of the standard library tell reliably; pyppmd takes being fed nothing for the end.
-        told = (lzma.LZMADecompressor, bz2.BZ2Decompressor)
-        inner = (decoder, getattr(decoder, "_decompressor", None))
-        self._meter = next((one for one in inner if isinstance(one, told)), None)
-        self._piece = _FED_GREEDY if self._meter is None else _FED
+        self._hungry = _hunger(decoder)
+        self._piece = _FED_GREEDY if self._hungry is None else _FED
 
     def read(self, size: int) -> bytes:
-        if self._meter is not None and not self._meter.needs_input:
+        if self._hungry is not None and not self._hungry():
             return b""
         self._file.seek(self._at)
         data = self._file.read(min(size, self._piece))
@@ -212,6 +205,18 @@ class _Feed:
         """Did the decoder get anything since this was last asked?"""
         gave, self._gave = self._gave, False
         return gave
+
+
+def _hunger(decoder: Any) -> Callable[[], bool] | None:
+    """Asks a decoder whether it needs more packed bytes; None for those that cannot tell.
+
+    PPMd is among these: it says so, but takes being fed nothing for the end.
+    """
+    inner = getattr(decoder, "_decompressor", decoder)
+    if isinstance(inner, lzma.LZMADecompressor | bz2.BZ2Decompressor):
+        return lambda: inner.needs_input
+    brotli: Callable[[], bool] | None = getattr(inner, "can_accept_more_data", None)
+    return brotli
 
 
 def _folders(archive: Any) -> Iterator[bool]:
@@ -239,6 +244,4 @@ def _check_header(file: GuardedFile) -> None:
         declared = sum(folder.unpacksizes[-1] for folder in folders)
         most = MIB + 32 * file.size
         if declared > most:
-            raise LimitError(
-                f"the 7z header declares {declared} bytes of itself, at most {most} are unpacked"
-            )
+            raise LimitError(f"the 7z header declares {declared} bytes of itself, at most {most} are unpacked")

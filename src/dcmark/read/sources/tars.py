@@ -15,7 +15,7 @@ from dcmark.findings import Finding
 from dcmark.read.base import Item
 from dcmark.read.sources.files import GuardedFile
 from dcmark.read.sources.kinds import Kind
-from dcmark.read.sources.members import STEP, Budget, Container, MemberStream, Origin, Turn, damage_told
+from dcmark.read.sources.members import BUFFER, STEP, Budget, Container, MemberStream, Origin, Turn, damage_told
 
 _LARGEST_HEADER = 16 << 20  # bytes of one extended header (pax, long name)
 
@@ -57,9 +57,7 @@ class TarContainer(Container):
                 raise SourceError("expected a header or the end mark, found neither: cut off or damaged")
             yield from self._tail(forward)
 
-    def _member(
-        self, tar: _Tar, forward: _Forward, info: tarfile.TarInfo, turn: Turn
-    ) -> Iterator[Item | Finding]:
+    def _member(self, tar: _Tar, forward: _Forward, info: tarfile.TarInfo, turn: Turn) -> Iterator[Item | Finding]:
         mine = turn.next()
         if info.isdir():
             return
@@ -85,7 +83,7 @@ class TarContainer(Container):
             turn.check(mine)
             return read(count)
 
-        return io.BufferedReader(MemberStream(in_turn, self.limits, budget=budget))
+        return io.BufferedReader(MemberStream(in_turn, self.limits, budget=budget), BUFFER)
 
     def _tail(self, forward: _Forward) -> Iterator[Finding]:
         """Behind the end mark there should be nothing but padding."""

@@ -16,7 +16,7 @@ from dcmark.config import Limits
 from dcmark.findings import Finding
 from dcmark.read.base import Item
 from dcmark.read.sources.files import GuardedFile
-from dcmark.read.sources.members import STEP, Budget, Container, MemberStream, Origin, damage_told
+from dcmark.read.sources.members import BUFFER, STEP, Budget, Container, MemberStream, Origin, damage_told
 
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _METHODS.add(getattr(zipfile, "ZIP_ZSTANDARD", zipfile.ZIP_STORED))  # from Python 3.14 on
@@ -63,9 +63,7 @@ class ZipContainer(Container):
             elif info.flag_bits & _ENCRYPTED:
                 yield self.refuse(name, "encrypted", "the member is encrypted; unpack the archive beforehand")
             elif info.compress_type not in _METHODS:
-                message = (
-                    f"packed by method {info.compress_type}, which cannot be unpacked here; pack it anew"
-                )
+                message = f"packed by method {info.compress_type}, which cannot be unpacked here; pack it anew"
                 yield self.refuse(name, "unsupported-method", message)
             else:
                 yield from self.offer(name, info.file_size, partial(self._open, info), sequential=False)
@@ -78,7 +76,7 @@ class ZipContainer(Container):
         plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         step = STEP if plain else _GREEDY_STEP
         stream = _ZipStream(member, self, step)
-        return io.BufferedReader(stream)
+        return io.BufferedReader(stream, BUFFER)
 
 
 class _ZipStream(MemberStream):

@@ -34,7 +34,7 @@ class Config:
         widest: most feature maps of a layer.
         decay: how fast the feature maps fall off: capacity / (resolution / 2) ** decay.
         group: images that are compared with one another in the minibatch statistic.
-        normalize_latent: scale latent vectors to unit mean square.
+        normalize_latent: scale latent vectors, labels included, to unit mean square.
     """
 
     resolution: int
@@ -145,7 +145,8 @@ def _leaky(x: Tensor) -> Tensor:
     return functional.leaky_relu(x, 0.2)
 
 
-def _fade(fine: Tensor, coarse: Tensor, lod: float) -> Tensor:
+def fade(fine: Tensor, coarse: Tensor, lod: float) -> Tensor:
+    """From ``fine`` to ``coarse`` as lod goes from one whole number to the next."""
     return fine.lerp(coarse, lod - math.floor(lod))
 
 
@@ -168,9 +169,7 @@ class Generator(nn.Module):
         last = config.levels - 1
         width = config.width(last)
         self.register_buffer("lod", torch.zeros(()))
-        self.dense = EqualizedDense(
-            config.latent_size + config.labels, width * 16, width, gain=math.sqrt(2) / 4
-        )
+        self.dense = EqualizedDense(config.latent_size + config.labels, width * 16, width, gain=math.sqrt(2) / 4)
         self.first = EqualizedConv(width, width, 3)
         # Index = lod: blocks[lod] goes from the next coarser level to this one.
         self.blocks = nn.ModuleList(
@@ -186,26 +185,29 @@ class Generator(nn.Module):
             EqualizedConv(config.width(lod), config.channels, 1, gain=1.0) for lod in range(config.levels)
         )
 
-    def forward(self, latents: Tensor, labels: Tensor | None = None, *, lod: float | None = None) -> Tensor:
+    def forward(
+        self, latents: Tensor, labels: Tensor | None = None, *, lod: float | None = None, full: bool = True
+    ) -> Tensor:
         """Images (N, channels, resolution, resolution), nominally from -1 to 1.
 
         Args:
             latents: (N, latent_size), standard normal.
             labels: (N, labels); needed for a conditional model.
             lod: level of detail left out; None for the stored one.
+            full: of full size at any lod; else of the size that lod, rounded down, has.
 
         Raises:
             UsageError: labels are missing, or lod is out of range.
         """
         config = self.config
         lod = _check_lod(float(self.lod) if lod is None else lod, config)
-        x = unit_length(latents) if config.normalize_latent else latents
+        x = latents
         if config.labels:
             if labels is None:
-                raise UsageError(
-                    f"expected labels of shape (N, {config.labels}) for a conditional model, found none"
-                )
+                raise UsageError(f"expected labels of shape (N, {config.labels}) for a conditional model, found none")
             x = torch.cat([x, labels.to(x.dtype)], dim=1)
+        if config.normalize_latent:
+            x = unit_length(x)
         x = self.dense(x).view(x.shape[0], -1, 4, 4) + self.dense.bias[:, None, None]
         x = unit_length(_leaky(x))
         x = unit_length(_leaky(self.first(x)))
@@ -216,8 +218,8 @@ class Generator(nn.Module):
                 x = unit_length(_leaky(convolution(x)))
         image: Tensor = self.images[fine](x)
         if lod > fine:
-            image = _fade(image, _double(self.images[fine + 1](coarse), 1), lod)
-        return _double(image, fine)
+            image = fade(image, double(self.images[fine + 1](coarse)), lod)
+        return double(image, fine) if full else image
 
     def official_names(self) -> dict[str, str]:
         """Names of variables in official checkpoints -> names in ``state_dict``."""
@@ -230,8 +232,15 @@ class Generator(nn.Module):
         return _with_leaves(modules)
 
 
-def _double(x: Tensor, times: int) -> Tensor:
+def double(x: Tensor, times: int = 1) -> Tensor:
+    """Twice the size, ``times`` times, every pixel repeated."""
     return x if times == 0 else functional.interpolate(x, scale_factor=2**times, mode="nearest")
+
+
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Images averaged down to ``side`` pixels of a side."""
+    factor = images.shape[3] // side
+    return images if factor == 1 else functional.avg_pool2d(images, factor)
 
 
 def _with_leaves(modules: Mapping[str, str]) -> dict[str, str]:
@@ -270,16 +279,19 @@ class Discriminator(nn.Module):
         self.score = EqualizedDense(narrow, 1 + config.labels, 1 + config.labels, gain=1.0)
 
     def forward(self, images: Tensor, *, lod: float | None = None) -> tuple[Tensor, Tensor]:
-        """Scores (N, 1) and label logits (N, labels) of images (N, channels, resolution, resolution)."""
+        """Scores (N, 1) and label logits (N, labels) of images (N, channels, side, side).
+
+        The side is ``resolution``, or already that of lod, rounded down.
+        """
         config = self.config
         lod = _check_lod(float(self.lod) if lod is None else lod, config)
         fine = math.floor(lod)
-        images = functional.avg_pool2d(images, 2**fine) if fine else images
+        images = shrink(images, config.size(fine))
         x = _leaky(self.entries[fine](images))
         for level in range(fine, config.levels - 1):
             x = self.blocks[level](x)
             if level == fine and lod > fine:
-                x = _fade(x, _leaky(self.entries[fine + 1](functional.avg_pool2d(images, 2))), lod)
+                x = fade(x, _leaky(self.entries[fine + 1](functional.avg_pool2d(images, 2))), lod)
         x = _leaky(self.last(minibatch_deviation(x, config.group)))
         x = _leaky(self.dense(x.flatten(1)) + self.dense.bias)
         x = self.score(x) + self.score.bias

@@ -29,9 +29,7 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.randn(channels_out, channels_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
 
-    def forward(
-        self, x: Tensor, blur: Tensor | None = None, *, leaky: bool = True, gain: float = 1.0
-    ) -> Tensor:
+    def forward(self, x: Tensor, blur: Tensor | None = None, *, leaky: bool = True, gain: float = 1.0) -> Tensor:
         """(N, I, H, W) to (N, O, H, W), or half of that where a ``blur`` filter is given."""
         weight = self.weight.to(x.dtype) * self.scale
         if blur is None:
@@ -40,15 +38,11 @@ class Convolution(nn.Module):
             x = functional.conv2d(resample(x, blur, down=2, padding=(1, 1, 1, 1)), weight)
         else:
             around = self.padding + 1
-            x = functional.conv2d(
-                resample(x, blur, padding=(around, around, around, around)), weight, stride=2
-            )
+            x = functional.conv2d(resample(x, blur, padding=(around, around, around, around)), weight, stride=2)
         if self.bias is not None:
             x = x + self.bias.to(x.dtype)[:, None, None]
         clamp = None if self.clamp is None else self.clamp * gain
-        return activate(
-            x, slope=0.2 if leaky else 1.0, gain=gain * (math.sqrt(2) if leaky else 1.0), clamp=clamp
-        )
+        return activate(x, slope=0.2 if leaky else 1.0, gain=gain * (math.sqrt(2) if leaky else 1.0), clamp=clamp)
 
 
 class ResidualBlock(nn.Module):
@@ -64,7 +58,7 @@ class ResidualBlock(nn.Module):
         """(N, I, H, W) to (N, O, H/2, W/2); the sum of both ways keeps the variance."""
         gain = math.sqrt(0.5)
         past: Tensor = self.shortcut(x, blur, leaky=False, gain=gain)
-        return past + self.halve(self.keep(x), blur, gain=gain)
+        return torch.add(past, self.halve(self.keep(x), blur, gain=gain))
 
 
 class Discriminator(nn.Module):
@@ -81,16 +75,13 @@ class Discriminator(nn.Module):
         self.register_buffer("blur", binomial())
         self.entry = Convolution(config.channels, config.width(levels[0]), 1, clamp=config.clamp)
         self.blocks = nn.ModuleList(
-            ResidualBlock(config.width(level), config.width(level // 2), clamp=config.clamp)
-            for level in levels
+            ResidualBlock(config.width(level), config.width(level // 2), clamp=config.clamp) for level in levels
         )
         width = config.width(4)
         self.last = Convolution(width + 1, width, 3, clamp=config.clamp)
         self.dense = EqualizedLinear(width * 16, width, leaky=True)
         self.score = EqualizedLinear(width, width if config.labels else 1)
-        self.mapping = (
-            Mapping(0, config.labels, width, config.mapping_layers, copies=None) if config.labels else None
-        )
+        self.mapping = Mapping(0, config.labels, width, config.mapping_layers, copies=None) if config.labels else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Scores (N, 1) of images (N, channels, resolution, resolution); labels (N, labels)."""

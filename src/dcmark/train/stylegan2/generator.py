@@ -132,9 +132,7 @@ class Generator(nn.Module):
         self.config = config
         self.synthesis = Synthesis(config)
         copies = 2 * len(self.synthesis.blocks)
-        self.mapping = Mapping(
-            config.latent, config.labels, config.style, config.mapping_layers, copies=copies
-        )
+        self.mapping = Mapping(config.latent, config.labels, config.style, config.mapping_layers, copies=copies)
 
     def forward(
         self,

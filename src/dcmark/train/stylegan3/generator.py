@@ -47,9 +47,7 @@ class FourierInput(nn.Module):
         turn = self.affine(style)
         cosine, sine, x, y = (turn / turn[:, :2].norm(dim=1, keepdim=True)).unbind(dim=1)
         zero, one = torch.zeros_like(x), torch.ones_like(x)
-        rotation = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], dim=1).view(
-            -1, 3, 3
-        )
+        rotation = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], dim=1).view(-1, 3, 3)
         shift = torch.stack([one, zero, -x, zero, one, -y, zero, zero, one], dim=1).view(-1, 3, 3)
         return rotation @ shift @ self.transform
 
@@ -62,9 +60,7 @@ class FourierInput(nn.Module):
         # A transform that magnifies frequencies may push them out of the band: faded before they alias.
         beyond = (frequencies.norm(dim=2) - self.band) / (self.rate / 2 - self.band)
         amplitudes = (1 - beyond).clamp(0, 1)
-        at = (
-            torch.arange(self.size, device=style.device, dtype=frequencies.dtype) + 0.5 - self.size / 2
-        ) / self.rate
+        at = (torch.arange(self.size, device=style.device, dtype=frequencies.dtype) + 0.5 - self.size / 2) / self.rate
         across = frequencies[:, :, 0, None] * at + phases[:, :, None]
         down = frequencies[:, :, 1, None] * at
         angle = 2 * math.pi * (across[:, :, None, :] + down[:, :, :, None])
@@ -88,9 +84,7 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(plan.channels_out))
         self.register_buffer("magnitude", torch.ones(()))
         inner = plan.rate_in * plan.up
-        self.register_buffer(
-            "up_kernel", lowpass(plan.up_taps, plan.cutoff_in, 2 * plan.half_width_in, inner)
-        )
+        self.register_buffer("up_kernel", lowpass(plan.up_taps, plan.cutoff_in, 2 * plan.half_width_in, inner))
         self.register_buffer(
             "down_kernel",
             lowpass(plan.down_taps, plan.cutoff_out, 2 * plan.half_width_out, inner, radial=plan.radial),
@@ -144,9 +138,7 @@ class Synthesis(nn.Module):
         self.output_gain = config.output_gain
         plan = plan_layers(config)
         first = plan[0]
-        self.input = FourierInput(
-            config.style, first.channels_in, first.size_in, first.rate_in, first.cutoff_in
-        )
+        self.input = FourierInput(config.style, first.channels_in, first.size_in, first.rate_in, first.cutoff_in)
         self.layers = nn.ModuleList(SynthesisLayer(config, layer) for layer in plan)
 
     def forward(self, styles: Tensor, *, update: bool = False) -> Tensor:
