@@ -50,6 +50,6 @@ def grow(slices: list[Path], folder: Path, count: int, seed: int = 1) -> None:
         made.ImagePositionPatient = [x, y, float(i)]
         made.SliceLocation = float(i)
         target = folder / f"{i:05d}.dcm"
-        made.save_as(target)
+        made.save_as(target, enforce_file_format=True)
         # As old as real data is; a file changed within seconds of an ingest is read again by the next.
         os.utime(target, ns=(1_700_000_000_000_000_000 + i,) * 2)

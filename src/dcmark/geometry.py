@@ -127,9 +127,7 @@ def directions(orientation: ArrayLike) -> tuple[Floats, Floats]:
     """
     cosines = np.asarray(orientation, dtype=np.float64)
     if cosines.shape != (6,) or not np.isfinite(cosines).all():
-        raise UsageError(
-            f"expected Image Orientation (Patient) as six finite numbers, found shape {cosines.shape}"
-        )
+        raise UsageError(f"expected Image Orientation (Patient) as six finite numbers, found shape {cosines.shape}")
     along_row, down_column = cosines[:3], cosines[3:]
     lengths = float(np.linalg.norm(along_row)), float(np.linalg.norm(down_column))
     if min(lengths) < 1e-6:
@@ -185,9 +183,7 @@ def _cross(a: Floats, b: Floats) -> Floats:
 def _spacing(pixel_spacing: ArrayLike) -> tuple[float, float]:
     spacing = np.asarray(pixel_spacing, dtype=np.float64)
     if spacing.shape != (2,) or not np.isfinite(spacing).all() or spacing.min() <= 0:
-        raise UsageError(
-            "expected Pixel Spacing as two positive numbers in mm (between rows, between columns)"
-        )
+        raise UsageError("expected Pixel Spacing as two positive numbers in mm (between rows, between columns)")
     return float(spacing[0]), float(spacing[1])
 
 
@@ -201,13 +197,13 @@ def to_mm(affine: AffineLps, indices: Voxels) -> PointsLps:
 
 def to_voxels(affine: AffineLps, points: PointsLps) -> Voxels:
     """Points (..., 3) in mm, LPS, to indices (..., 3) as (slice, row, column); fractions are kept."""
-    shifted = (points - affine[:3, 3]).reshape(-1, 3)
-    return Voxels(np.linalg.solve(affine[:3, :3], shifted.T).T.reshape(points.shape))
+    back = inverse(affine)
+    return Voxels(points @ back[:3, :3].T + back[:3, 3])
 
 
 def inverse(affine: AffineLps) -> Floats:
     """4 x 4: (x, y, z, 1) in mm, LPS, to (slice, row, column, 1)."""
-    matrix: Floats = np.linalg.inv(affine)
+    matrix = np.asarray(np.linalg.inv(affine), dtype=np.float64)
     matrix[3] = [0, 0, 0, 1]
     return matrix
 
@@ -287,7 +283,7 @@ def resize(affine: AffineLps, shape: Sequence[int], new_shape: Sequence[int]) ->
     """
     if len(shape) != 3 or len(new_shape) != 3 or min(*shape, *new_shape) < 1:
         raise UsageError(f"expected two shapes of three positive sizes, found {shape} and {new_shape}")
-    factors = np.asarray(shape, dtype=np.float64) / np.asarray(new_shape, dtype=np.float64)
+    factors: Floats = np.array(shape, dtype=np.float64) / np.array(new_shape, dtype=np.float64)
     matrix = affine.copy()
     matrix[:3, :3] = affine[:3, :3] * factors
     matrix[:3, 3] = to_mm(affine, Voxels((factors - 1) / 2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,7 @@ class Part:
 
     def unpack(self) -> codecs.Bytes:
         """The part's original bytes. Raises DamageError when the payload is not what was stored."""
-        if zlib.crc32(self.payload) != self.crc:
+        if codecs.checksum(self.payload) != self.crc:
             raise DamageError(f"part {self.number} of a file is not what was stored (checksum); the archive is damaged")
         return codecs.decode(self.codec, self.payload, self.length)
 

@@ -13,6 +13,7 @@ a UID       an encapsulated frame of that transfer syntax, kept verbatim.
 from __future__ import annotations
 
 import threading
+import zlib
 from typing import NamedTuple
 
 import imagecodecs
@@ -53,13 +54,22 @@ def encode_frame(frame: Bytes, layout: PixelLayout) -> Encoded:
         image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
     try:
         payload = bytes(imagecodecs.htj2k_encode(image, reversible=True))
-        exact = np.array_equal(imagecodecs.htj2k_decode(payload, out=_local.scratch(image)), image)
+        exact = _local.decodes_to(payload, image)
     except (ValueError, RuntimeError):
         exact = False
     if not exact or len(payload) >= len(frame):
         packed = encode_bytes(frame)
         return Encoded(packed.codec, packed.payload, lowest, highest)
     return Encoded(codec, payload, lowest, highest)
+
+
+_crc32 = imagecodecs.zlibng_crc32 if imagecodecs.ZLIBNG.available else zlib.crc32
+"""zlib-ng takes a tenth of the time."""
+
+
+def checksum(payload: bytes) -> int:
+    """CRC-32 of a stored payload (ISO 3309)."""
+    return int(_crc32(payload))
 
 
 def encode_bytes(data: Bytes) -> Encoded:
@@ -137,13 +147,18 @@ class _Local(threading.local):
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         self.decompressor = zstandard.ZstdDecompressor()
-        self._scratch: NDArray[np.generic] | None = None
+        self._scratch = bytearray()
 
-    def scratch(self, like: NDArray[np.generic]) -> NDArray[np.generic]:
-        """An array to decode into, kept between frames: fresh memory would cost a tenth of the decoding."""
-        if self._scratch is None or self._scratch.shape != like.shape or self._scratch.dtype != like.dtype:
-            self._scratch = np.empty_like(like)
-        return self._scratch
+    def decodes_to(self, payload: bytes, image: NDArray[np.generic]) -> bool:
+        """Does an HTJ2K codestream give exactly this image?
+
+        It is decoded into memory that is kept between frames: fresh memory would cost a tenth of the
+        decoding. That is a bytearray because two runs of bytes are compared fastest.
+        """
+        if len(self._scratch) != image.nbytes:
+            self._scratch = bytearray(image.nbytes)
+        imagecodecs.htj2k_decode(payload, out=np.frombuffer(self._scratch, image.dtype).reshape(image.shape))
+        return bool(self._scratch == image.data.cast("B"))
 
 
 _local = _Local()

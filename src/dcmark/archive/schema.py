@@ -93,7 +93,7 @@ def row_check(row: Mapping[str, Any]) -> bytes:
     keys and no white space; bytes as lower-case hex.
     """
     kept = {key: value for key, value in row.items() if key != "check" and value is not None}
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=_plain)
+    text = _JSON.encode(kept)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
@@ -101,3 +101,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes | memoryview):
         return bytes(value).hex()
     raise TypeError(f"no column holds a {type(value).__name__}")
+
+
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain)

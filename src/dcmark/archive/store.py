@@ -10,8 +10,7 @@ import json
 import os
 import secrets
 import uuid
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from dcmark.archive import codec as codecs
+from dcmark.archive.rows import frame_batches, record_batches
 from dcmark.archive.schema import (
     FORMAT_VERSION,
     FRAMES,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 FLUSH_BYTES = 48 << 20
 """Payload bytes gathered before frames are written: bounds the memory of an ingest."""
-ROW_GROUP_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +312,7 @@ class Batch:
                 "number": number,
                 "codec": encoded.codec,
                 "length": length,
-                "crc": zlib.crc32(encoded.payload),
+                "crc": codecs.checksum(encoded.payload),
                 "lowest": encoded.lowest,
                 "highest": encoded.highest,
                 "data": encoded.payload,
@@ -350,39 +349,14 @@ class Batch:
         if self._pending:
             self._flush_frames()
         if self._files:
-            self.archive._append("files", _record_batches("files", self._files))
+            self.archive._append("files", record_batches("files", self._files))
         if self._paths:
-            self.archive._append("paths", _record_batches("paths", self._paths))
+            self.archive._append("paths", record_batches("paths", self._paths))
         self._files, self._paths = [], []
 
     def _flush_frames(self) -> None:
         rows, self._pending, self._pending_bytes = self._pending, [], 0
-        self.archive._append("frames", _frame_batches(rows))
-
-
-def _record_batches(name: str, rows: list[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    schema = TABLES[name]
-    for start in range(0, len(rows), 1024):
-        yield pa.RecordBatch.from_pylist(rows[start : start + 1024], schema)
-
-
-def _frame_batches(rows: list[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Rows of ``frames`` as record batches; payloads are let go as they are handed over."""
-    rows.reverse()
-    while rows:
-        group: list[dict[str, Any]] = []
-        size = 0
-        while rows and size < ROW_GROUP_BYTES:
-            row = rows.pop()
-            size += len(row["data"])
-            group.append(row)
-        arrays = [
-            lance.blob_array([row["data"] for row in group])
-            if field.name == "data"
-            else pa.array([row[field.name] for row in group], field.type)
-            for field in FRAMES
-        ]
-        yield pa.RecordBatch.from_arrays(arrays, schema=FRAMES)
+        self.archive._append("frames", frame_batches(rows))
 
 
 class _Locator:

@@ -34,7 +34,6 @@ class CodestreamHeader:
         signed: components are two's complement (JPEG 2000 only).
         colour: what the codestream itself says about its colour components.
         lossless: JPEG process 14.
-        high_throughput: JPEG 2000 Part 15 (HTJ2K) block coding.
     """
 
     rows: int
@@ -44,7 +43,6 @@ class CodestreamHeader:
     signed: bool = False
     colour: Colour = "unknown"
     lossless: bool = False
-    high_throughput: bool = False
 
 
 class _Bytes:
@@ -144,13 +142,16 @@ def jpeg2000(data: bytes) -> CodestreamHeader:
         raise DecodeError(f"expected a JPEG 2000 codestream (FF 4F FF 51); found it to begin with {found}")
     length = cursor.unsigned(2)
     size = _Bytes(cursor.take(length - 2))
-    capabilities = size.unsigned(2)
+    size.take(2)
     width, height, left, top = (size.unsigned(4) for _ in range(4))
     tile_width, tile_height, tile_left, tile_top = (size.unsigned(4) for _ in range(4))
     samples = size.unsigned(2)
     components = [size.take(3) for _ in range(min(samples, 4))]
     if not components or width <= left or height <= top or not tile_width or not tile_height:
         raise DecodeError("expected a JPEG 2000 image area, tiles and components; found one of them to be empty")
+    # OpenJPH, the usual decoder of HTJ2K, never returns from tiles that begin inside the image (A.5.1 forbids them).
+    if not (tile_left <= left < tile_left + tile_width and tile_top <= top < tile_top + tile_height):
+        raise DecodeError("expected the first JPEG 2000 tile to cover the corner of the image; found it elsewhere")
     if any(part != components[0] for part in components) or components[0][1:] != b"\x01\x01":
         raise DecodeError("expected JPEG 2000 components that are alike and not subsampled; found otherwise")
     tiles = -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height)
@@ -166,7 +167,6 @@ def jpeg2000(data: bytes) -> CodestreamHeader:
         samples=samples,
         precision=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
-        high_throughput=bool(capabilities & 0x4000),
     )
 
 
@@ -186,9 +186,7 @@ def _box_content(data: bytes, wanted: bytes, container: str) -> tuple[int, int]:
         cursor.at = end
 
 
-def _check_packets(
-    cursor: _Bytes, whole: tuple[int, int], tile: tuple[int, int], tiles: int, samples: int
-) -> None:
+def _check_packets(cursor: _Bytes, whole: tuple[int, int], tile: tuple[int, int], tiles: int, samples: int) -> None:
     """Refuse a codestream that declares more packets than it has bytes.
 
     Each packet takes a byte at least (ISO/IEC 15444-1 B.10.3), but a decoder allocates some hundred bytes for
@@ -201,7 +199,9 @@ def _check_packets(
         start = cursor.at
         marker = cursor.unsigned(2)
         if marker == _SOD:
-            if tile_part_end <= cursor.at or tile_part_end + 2 > cursor.end:
+            if tile_part_end < cursor.at or tile_part_end > cursor.end:
+                raise DecodeError("expected a whole JPEG 2000 tile-part; found it to end elsewhere: damaged or cut")
+            if tile_part_end + 2 > cursor.end:
                 return
             cursor.at = tile_part_end
             continue

@@ -34,6 +34,7 @@ MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 ENCODINGS = {IMPLICIT_LE: Encoding(False, "<"), EXPLICIT_BE: Encoding(True, ">")}
 GE_PRIVATE_BE = "1.2.840.113619.5.2"  # implicit, its pixel data big endian
 EXTENDED_OFFSETS = 0x7FE00001
+_MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 # How long a value may be to be looked at, bytes. An offset table holds 8 bytes a frame.
 _WANTED = dict.fromkeys(tag_table.BY_TAG, tag_table.LONGEST) | {EXTENDED_OFFSETS: 64 << 20}
 
@@ -88,7 +89,7 @@ class DicomReader:
         encoding = _encoding(body, offset, meta.syntax)
         found = scan(body, offset, encoding, _WANTED, self.limits.depth)
         tags = tag_table.typed(found.raw, encoding.order)
-        findings += [Finding("warning", code, message, "kept as it is") for code, message in dict(found.notes).items()]
+        findings += [Finding("warning", code, message, "kept as it is") for code, message in found.notes.items()]
         findings += _ending(body, found, tags)
         if found.pixels is None and (found.stop is not None or found.end == offset):
             if not any(f.level == "error" for f in findings):
@@ -132,17 +133,17 @@ def _meta(data: memoryview) -> Meta:
     first = pos
     try:
         while pos < len(data):
-            here = read_element(data, pos, len(data), encoding)
-            if here.tag >> 16 != 0x0002 or here.length == UNDEFINED or here.value + here.length > len(data):
+            tag, _, value, length = read_element(data, pos, len(data), encoding)
+            if tag >> 16 != 0x0002 or length == UNDEFINED or value + length > len(data):
                 break
-            if here.length <= tag_table.LONGEST:
-                raw.setdefault(here.tag, bytes(data[here.value : here.value + here.length]))
-            pos = here.value + here.length
+            pos = value + length
+            if tag in (_MEDIA_CLASS, _TRANSFER_SYNTAX) and length <= tag_table.LONGEST:
+                raw.setdefault(tag, bytes(data[value:pos]))
     except MalformedError:
         pass
     if pos == first:
         findings.append(Finding("warning", "no-meta", "the file meta information is missing", "syntax found by trial"))
-    return Meta(pos, _uid(raw.get(0x00020010)), _uid(raw.get(0x00020002)), findings)
+    return Meta(pos, _uid(raw.get(_TRANSFER_SYNTAX)), _uid(raw.get(_MEDIA_CLASS)), findings)
 
 
 def _uid(raw: bytes | None) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_PIXEL_GROUP = 0x7FE00000
 PIXEL_TAGS = {0x7FE00010: "int", 0x7FE00008: "float", 0x7FE00009: "double"}
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -52,7 +53,7 @@ class Scan:
         pixels_end: first byte behind it.
         last: the greatest tag of the top level.
         end: first byte that is no element any more; the length of the data when all was read.
-        notes: (code, message) of oddities that did not stop the walk.
+        notes: messages by code on oddities that did not stop the walk.
         stop: why the walk ended early, if it did.
     """
 
@@ -61,7 +62,7 @@ class Scan:
     pixels_end: int = 0
     last: int = 0
     end: int = 0
-    notes: list[tuple[str, str]] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
     stop: MalformedError | None = None
 
 
@@ -144,15 +145,15 @@ def scan(data: memoryview, start: int, encoding: Encoding, wanted: Mapping[int, 
     found = Scan(end=start)
     pos, end = start, len(data)
     try:
-        while pos < end:
+        while (pos := _skip_plain(data, pos, end, encoding, wanted, found)) < end:
             here = read_element(data, pos, end, encoding)
             tag, vr, value, length = here
             if tag >> 16 in (0x0000, 0xFFFE) or (found.pixels is not None and tag < 0x7FE00011):
                 raise MalformedError("malformed", pos, f"({tag >> 16:04X},{tag & 0xFFFF:04X}) cannot stand here")
             if encoding.explicit and not vr:
-                found.notes.append(("implicit-element", "an element has no VR in a data set of explicit VR"))
+                found.notes["implicit-element"] = "an element has no VR in a data set of explicit VR"
             if tag <= found.last:
-                found.notes.append(("tag-order", "elements are not in ascending order"))
+                found.notes["tag-order"] = "elements are not in ascending order"
             found.last = max(found.last, tag)
             if length == UNDEFINED:
                 inner = Encoding(False, "<") if vr == b"UN" else encoding
@@ -181,6 +182,36 @@ def scan(data: memoryview, start: int, encoding: Encoding, wanted: Mapping[int, 
     return found
 
 
+def _skip_plain(
+    data: memoryview, pos: int, end: int, encoding: Encoding, wanted: Mapping[int, int], found: Scan
+) -> int:
+    """First byte behind a run of elements that need no second look, which is nearly all of them.
+
+    That is: below the pixel data, in order, of a length that is told and there, with a short VR where
+    there is one. Their values are collected as ``scan`` says. Every file goes through here, so this
+    loop is kept tight; ``scan`` deals with what stops it.
+    """
+    explicit, order = encoding
+    unpack = (_EXPLICIT if explicit else _IMPLICIT)[order].unpack_from
+    raw, last = found.raw, found.last
+    while pos + 8 <= end:
+        if explicit:
+            group, element, vr, length = unpack(data, pos)
+            if vr not in SHORT_VRS:
+                break
+        else:
+            group, element, length = unpack(data, pos)
+        tag = group << 16 | element
+        behind = pos + 8 + length
+        if tag <= last or behind > end or not 0x00010000 <= tag < _PIXEL_GROUP or length == UNDEFINED:
+            break
+        if tag in wanted and length <= wanted[tag]:
+            raw[tag] = bytes(data[pos + 8 : behind])
+        last, pos = tag, behind
+    found.last, found.end = last, pos
+    return pos
+
+
 def sniff_encoding(data: memoryview, pos: int, *, strict: bool = True) -> Encoding | None:
     """Encoding of a data set from its first element; None when there is no plausible one.
 
@@ -192,8 +223,10 @@ def sniff_encoding(data: memoryview, pos: int, *, strict: bool = True) -> Encodi
     vr = bytes(data[pos + 4 : pos + 6])
     explicit = vr in SHORT_VRS or vr in LONG_VRS
     # A data set begins with its lowest group: of the two readings of the same bytes, the lower one is right.
-    order = min("<>", key=lambda order: _IMPLICIT[order].unpack_from(data, pos)[0])
-    group, element, length = _IMPLICIT[order].unpack_from(data, pos)
+    order, first = "<", _IMPLICIT["<"].unpack_from(data, pos)
+    if (swapped := _IMPLICIT[">"].unpack_from(data, pos))[0] < first[0]:
+        order, first = ">", swapped
+    group, element, length = first
     if strict:
         plausible = group in (0x0002, 0x0004, 0x0008, 0x0010) and element <= 0x2000
         plausible = plausible and (explicit or length <= len(data) - pos)

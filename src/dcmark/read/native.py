@@ -88,7 +88,11 @@ def check_layout(layout: PixelLayout) -> None:
         if not good:
             raise DecodeError(f"expected {what}; found {found}")
 
-    expect(0 < layout.rows < 1 << 32 and 0 < layout.columns < 1 << 32, "Rows and Columns above 0", [layout.rows, layout.columns])
+    expect(
+        0 < layout.rows < 1 << 32 and 0 < layout.columns < 1 << 32,
+        "Rows and Columns above 0",
+        [layout.rows, layout.columns],
+    )
     expect(1 <= layout.samples <= 4, "Samples per Pixel from 1 to 4", layout.samples)
     expect(layout.bits_allocated in _ALLOCATED, f"Bits Allocated to be one of {_ALLOCATED}", layout.bits_allocated)
     expect(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 ColumnType = Literal["text", "integer", "number", "numbers"]
@@ -144,10 +145,18 @@ def typed(raw: Mapping[int, bytes], order: str) -> dict[str, Any]:
             if column.type == "number":
                 value = value[0] if value else None
         else:
-            value = _CONVERT[column.type](data, charset)
+            value = _converted(column.type, data, charset)
+            if isinstance(value, tuple):
+                value = list(value)
         if value is not None and value != "" and value != []:
             values[column.name] = value
     return values
+
+
+@lru_cache(4096)
+def _converted(type_: ColumnType, data: bytes, charset: str) -> Any:
+    """A text value as its type. Remembered: the files of a series share nearly all of them."""
+    return _CONVERT[type_](data, charset)
 
 
 def _binary_integer(data: bytes, order: str, *, signed: bool) -> int | None:
@@ -191,18 +200,18 @@ def _number(data: bytes, charset: str) -> float | None:
     return values[0] if values else None
 
 
-def _numbers(data: bytes, charset: str) -> list[float]:
+def _numbers(data: bytes, charset: str) -> tuple[float, ...]:
     del charset
     values: list[float] = []
     for part in data.split(b"\\"):
         try:
             value = float(part.strip(b" \0").replace(b"_", b"?"))
         except ValueError:
-            return []
+            return ()
         if not math.isfinite(value):
-            return []
+            return ()
         values.append(value)
-    return values
+    return tuple(values)
 
 
 def _integer(data: bytes, charset: str) -> int | None:

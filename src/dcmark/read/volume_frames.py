@@ -99,6 +99,8 @@ _VECTORS = {
     "diffusion_gradient_orientation": 3,
     "mosaic_normal": 3,
 }
+_LARGEST = 1e15
+"""No number of these attributes is larger; up to here whole numbers are exact in float64."""
 COLUMN_NAMES: tuple[str, ...] = (*_TEXTS, *_NUMBERS, *_VECTORS)
 """Names of the columns that volumes are found by."""
 
@@ -144,7 +146,7 @@ class FrameTags:
     def from_columns(cls, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> FrameTags:
         """From columns of equal length by name; None or NaN where there is no value.
 
-        Unknown names are ignored. A value of the wrong kind or length counts as absent.
+        Unknown names are ignored. A value of the wrong kind, length or order of magnitude counts as absent.
 
         Raises:
             UsageError: columns of different lengths.
@@ -160,6 +162,8 @@ class FrameTags:
             i: tuple(found) for i, found in enumerate(columns.get("findings", ())) if found is not None and found
         }
         texts = {name: _texts(columns[name]) for name in _TEXTS if name in columns}
+        if "image_type" in texts:
+            texts["image_type"] = _tidied(texts["image_type"])
         numbers = {name: _numbers(columns[name]) for name in _NUMBERS if name in columns}
         for which in ("acquisition", "content"):
             if f"{which}_time" in texts or f"{which}_date_time" in texts:
@@ -206,9 +210,8 @@ def _texts(values: Sequence[Any]) -> Texts:
     seen: dict[str, int] = {}
     codes = np.empty(len(values), dtype=np.int64)
     for i, value in enumerate(values):
-        if type(value) is not str:
-            value = _as_text(value)
-        codes[i] = seen.setdefault(value, len(seen)) if value else -1
+        text = value if type(value) is str else _as_text(value)
+        codes[i] = seen.setdefault(text, len(seen)) if text else -1
     order = sorted(seen)
     if len(order) > 1:
         rank = np.empty(len(order) + 1, dtype=np.int64)
@@ -218,8 +221,19 @@ def _texts(values: Sequence[Any]) -> Texts:
     return Texts(codes, tuple(order))
 
 
+def _tidied(texts: Texts) -> Texts:
+    """Blanks around the parts of a value say nothing (PS3.5 section 6.2, code strings)."""
+    tidy = ["\\".join(part.strip() for part in text.split("\\")) for text in texts.values]
+    if tidy == list(texts.values):
+        return texts
+    values = tuple(sorted(set(tidy)))
+    number = {text: i for i, text in enumerate(values)}
+    codes = np.array([*(number[text] for text in tidy), -1], dtype=np.int64)
+    return Texts(codes[texts.codes], values)
+
+
 def _as_text(value: Any) -> str:
-    if value is None or value != value:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
     if isinstance(value, str):
         return str(value)
@@ -235,9 +249,9 @@ def _numbers(values: Sequence[Any]) -> Floats:
         numbers = np.array([_as_number(value) for value in values], dtype=np.float64)
     if numbers.ndim != 1:
         numbers = np.array([_as_number(value) for value in values], dtype=np.float64)
-    if not np.isfinite(numbers).all():
-        numbers = np.where(np.isfinite(numbers), numbers, np.nan)
-    return numbers
+    with np.errstate(invalid="ignore"):
+        sane = np.abs(numbers) <= _LARGEST
+    return numbers if sane.all() else np.where(sane, numbers, np.nan)
 
 
 def _as_number(value: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,8 @@ def find_lines(along: Floats, inside: Floats, tolerance: float, largest_slope: f
         return Lines(whole, flat)
     fewest = min(3, len(along))
     best: tuple[int, Codes, Floats] = (0, whole, flat)
-    for slope in (flat, _median_slope(along, inside)):
+    for guess in (flat, _median_slope(along, inside)):
+        slope = guess
         for _ in range(2):
             if np.hypot(*slope) > largest_slope:
                 break
@@ -236,7 +238,7 @@ def _kind(places: Floats) -> str:
         return "even"
     wide = np.flatnonzero(steps > 1)
     run = 1
-    for before, after in zip(wide[:-1], wide[1:], strict=True):
+    for before, after in pairwise(wide):
         run = run + 1 if after == before + 1 and steps[after] == steps[before] else 1
         if run >= _UNEVEN_RUN:
             return "zones"

@@ -24,8 +24,10 @@ _FILE_IS_A_WORLD = SEGMENTATIONS | {
 """SOP classes of which each instance is complete: frames of two files are never one volume."""
 NUCLEAR = "1.2.840.10008.5.1.4.1.1.20"
 
+LARGEST_SIDE = 2**31 - 1
+"""Rows or Columns, pixels; more is no image."""
 _LARGEST_MM = 1e6
-_SPACING_MM = (1e-5, 1e4)
+SPACING_MM = (1e-5, 1e4)
 
 
 class Geometry(NamedTuple):
@@ -52,16 +54,14 @@ def geometry_of(tags: FrameTags) -> Geometry:
         np.isfinite(position[:, 0]) & np.isfinite(cosines[:, 0]) & np.isfinite(spacing[:, 0])
     )  # a vector is finite as a whole or not at all
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        lengths = np.stack(
-            [np.linalg.norm(cosines[:, :3], axis=1), np.linalg.norm(cosines[:, 3:], axis=1)], axis=1
-        )
+        lengths = np.stack([np.linalg.norm(cosines[:, :3], axis=1), np.linalg.norm(cosines[:, 3:], axis=1)], axis=1)
         skew = np.abs((cosines[:, :3] * cosines[:, 3:]).sum(axis=1)) / lengths.prod(axis=1)
         valid = (
             (np.abs(lengths - 1.0) < 0.1).all(axis=1)
             & (skew < np.sin(np.deg2rad(1.0)))
             & (np.abs(position) <= _LARGEST_MM).all(axis=1)
-            & (spacing >= _SPACING_MM[0]).all(axis=1)
-            & (spacing <= _SPACING_MM[1]).all(axis=1)
+            & (spacing >= SPACING_MM[0]).all(axis=1)
+            & (spacing <= SPACING_MM[1]).all(axis=1)
         )
         cosines[:, :3] /= lengths[:, :1]
         cosines[:, 3:] /= lengths[:, 1:]
@@ -72,11 +72,15 @@ def geometry_of(tags: FrameTags) -> Geometry:
 
 def is_localizer(tags: FrameTags) -> NDArray[np.bool_]:
     """Frames whose Image Type says localizer, scout or topogram (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
-    return image_type_says(tags, LOCALIZER_WORDS)
+    return _image_type_says(tags, LOCALIZER_WORDS)
 
 
-def image_type_says(tags: FrameTags, words: frozenset[str]) -> NDArray[np.bool_]:
-    """Frames whose Image Type holds one of the words."""
+def is_mosaic(tags: FrameTags) -> NDArray[np.bool_]:
+    """Frames that hold many slices side by side, by Image Type or by what the private header says."""
+    return _image_type_says(tags, frozenset({"MOSAIC"})) | (tags.number("mosaic_tiles") > 0)
+
+
+def _image_type_says(tags: FrameTags, words: frozenset[str]) -> NDArray[np.bool_]:
     types = tags.text("image_type")
     says = [bool(words & {word.strip().upper() for word in text.split("\\")}) for text in types.values]
     return np.array([*says, False], dtype=np.bool_)[types.codes]
@@ -99,7 +103,7 @@ class _Key(NamedTuple):
 
 
 def hard_groups(tags: FrameTags, geometry: Geometry, rows: Rows, tolerances: Tolerances) -> list[Group]:
-    """Split the frames of one series by what no volume mixes, in the order of their first frames."""
+    """Split images of one series (rows with Rows and Columns) by what no volume mixes, in order of appearance."""
     varying = [key for key in _hard_keys(tags, geometry, rows, tolerances) if (key.codes != key.codes[0]).any()]
     if not varying:
         return [Group(rows, ())]
@@ -122,11 +126,11 @@ def _hard_keys(tags: FrameTags, geometry: Geometry, rows: Rows, tolerances: Tole
     own |= np.isin(sop_class.codes, nuclear) & (tags.number("number_of_frames") > 1)
     alone = own | (geometry.state != 0) & (tags.number("frame_count") > 1)
     yield _Key("SOPInstanceUID", np.where(alone, tags.text("file").codes, -1)[rows], tags.text("sop_instance_uid").at)
-    localizer = is_localizer(tags)
-    yield _Key("ImageType", localizer[rows].astype(np.int64), tags.text("image_type").at)
+    role = is_localizer(tags).astype(np.int64) + 2 * is_mosaic(tags)
+    yield _Key("ImageType", role[rows], tags.text("image_type").at)
     height, width = tags.number("rows"), tags.number("columns")
-    size = np.where(np.isfinite(height) & np.isfinite(width), height * 65536 * 65536 + width, -1.0)
-    yield _Key("Rows, Columns", size[rows].astype(np.int64), lambda i: f"{height[i]:.0f} x {width[i]:.0f}")
+    size = height[rows].astype(np.int64) * (LARGEST_SIDE + 1) + width[rows].astype(np.int64)
+    yield _Key("Rows, Columns", size, lambda i: f"{height[i]:.0f} x {width[i]:.0f}")
     photometric = tags.text("photometric_interpretation")
     yield _Key("PhotometricInterpretation", photometric.codes[rows], photometric.at)
     stated, units = _units(tags, rows)
@@ -155,8 +159,7 @@ def _hard_keys(tags: FrameTags, geometry: Geometry, rows: Rows, tolerances: Tole
 
 
 def _whole(values: Floats) -> Codes:
-    inside = np.isfinite(values) & (np.abs(values) < 2**53)
-    return np.where(inside, values, -1.0).astype(np.int64)
+    return np.where(np.isfinite(values), values, -1.0).astype(np.int64)
 
 
 def _units(tags: FrameTags, rows: Rows) -> tuple[Callable[[int], str], Codes]:
@@ -335,7 +338,7 @@ def _few_contrasts(tags: FrameTags, rows: Rows, tolerances: Tolerances) -> Itera
         for part, inside in parts:
             codes = attribute.codes[inside]
             counts = np.unique(codes, return_counts=True)
-            few = 1 < len(counts[0]) and codes.min() >= 0 and counts[1].min() >= 2
+            few = len(counts[0]) > 1 and codes.min() >= 0 and counts[1].min() >= 2
             if not few:
                 split.append((part, inside))
                 continue

@@ -13,7 +13,7 @@ from dcmark.geometry import AffineLps, PointsLps, affine_of_slices, directions, 
 from dcmark.read.volume_frames import FrameTags
 from dcmark.read.volume_grid import Floats, Lattice, fit_lattice, off_lattice, tolerance_of
 from dcmark.read.volume_model import GridKind, Split, Tiles, Tolerances
-from dcmark.read.volume_split import SEGMENTATIONS, Geometry, is_localizer
+from dcmark.read.volume_split import SEGMENTATIONS, SPACING_MM, Geometry
 
 Rows = NDArray[np.int64]
 
@@ -95,7 +95,10 @@ def stack_drafts(
     if lattice.kind != "even":
         aside = off_lattice(along, tags.number("instance_number")[rows], tolerances)
         if aside.any():
-            lattice = fit_lattice(along[~aside], stated, tolerances)
+            without = fit_lattice(along[~aside], stated, tolerances)
+            # Nothing is off a grid where the others make none.
+            aside &= without.kind in ("even", "gaps")
+            lattice = without if aside.any() else lattice
     keep = ~aside
     yield _build(tags, geometry, rows[keep], frame, lattice, along[keep], inside[keep], wander_mm, tolerances)
     for row in rows[aside]:
@@ -180,8 +183,8 @@ def _size(tags: FrameTags, rows: Rows) -> tuple[int, int]:
 def single_draft(tags: FrameTags, geometry: Geometry, rows: Rows, frame: Frame) -> Draft:
     """One slice with a place: its own thickness stands in for the step to a next slice."""
     stated = _stated(tags, rows)
-    step = stated[-1] if stated and 0 < stated[-1] < 1e4 else 1.0
-    where = "its thickness" if stated and step == stated[-1] else "1 mm, for want of a thickness,"
+    known = bool(stated) and SPACING_MM[0] <= stated[-1] <= SPACING_MM[1]
+    step, where = (stated[-1], "its thickness") if known else (1.0, "1 mm, for want of a thickness,")
     draft = Draft(
         rows,
         "single",
@@ -198,18 +201,17 @@ def single_draft(tags: FrameTags, geometry: Geometry, rows: Rows, frame: Frame) 
     return draft
 
 
-def off_grid_draft(tags: FrameTags, geometry: Geometry, rows: Rows, frame: Frame) -> Draft:
-    """A frame of the right direction and size that stands off the grid of the others."""
+def off_grid_draft(
+    tags: FrameTags, geometry: Geometry, rows: Rows, frame: Frame, *, side_by_side: bool = False
+) -> Draft:
+    """A frame of the right direction and size that stands off the grid of the others, if they make one."""
     draft = single_draft(tags, geometry, rows, frame)
     draft.splits = (Split("ImagePositionPatient", "off the grid of the others"),)
-    draft.findings.append(
-        Finding(
-            "warning",
-            "off-grid-frame",
-            f"a frame{_instance(tags, rows)} stands off the grid of the others: a reference image, as a rule",
-            "made a volume of its own",
-        )
-    )
+    code, text = "off-grid-frame", "stands off the grid of the others: a reference image, as a rule"
+    if side_by_side:
+        code, text = "no-stack", "lies beside others of the same direction, and together they make no stack"
+    text = f"a frame{_instance(tags, rows)} {text}"
+    draft.findings.append(Finding("warning", code, text, "made a volume of its own"))
     return draft
 
 
@@ -297,12 +299,14 @@ def _spacing_findings(tags: FrameTags, rows: Rows, lattice: Lattice, tolerances:
         return
     thin, thick = float(np.nanmin(thickness)), float(np.nanmax(thickness))
     if thick > thin * 1.01:
-        yield Finding("info", "thickness-varies", f"Slice Thickness runs from {thin:.4g} to {thick:.4g} mm", "kept together")
+        yield Finding(
+            "info", "thickness-varies", f"Slice Thickness runs from {thin:.4g} to {thick:.4g} mm", "kept together"
+        )
     elif thin > 0 and step > tolerances.sparse_ratio * thin:
         yield Finding(
             "warning",
             "sparse-slices",
-            f"slices of {thin:.4g} mm stand {step:.4g} mm apart: what lies between was not imaged, or slices are missing",
+            f"slices of {thin:.4g} mm stand {step:.4g} mm apart: not imaged in between, or slices missing",
             "kept as found",
         )
     elif thin > 0 and step > 1.01 * thin:
@@ -330,15 +334,13 @@ def _stack_findings(tags: FrameTags, geometry: Geometry, rows: Rows) -> Iterator
             "kept together: they stand on one grid",
         )
     acquisitions = np.unique(tags.number("acquisition_number")[rows])
-    if 1 < np.isfinite(acquisitions).sum():
+    if np.isfinite(acquisitions).sum() > 1:
         yield Finding(
             "info",
             "acquisitions-joined",
             f"{count} slices carry {int(np.isfinite(acquisitions).sum())} different acquisition numbers",
             "kept together: no place occurs twice",
         )
-    if is_localizer(tags)[rows[0]]:
-        yield Finding("info", "localizer", f"{count} localizer images", "kept apart from other images")
     numbers = np.sort(tags.number("instance_number")[rows])
     stride = np.unique(np.diff(numbers)) if count > 2 and np.isfinite(numbers).all() else np.zeros(0)
     if len(stride) == 1 and stride[0] > 1 and count == len(tags):

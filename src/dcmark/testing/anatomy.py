@@ -40,8 +40,8 @@ PHASES: dict[Phase, dict[str, float]] = {
 """HU of what contrast medium changes, by the phase of the examination."""
 
 _LEVELS = (-210.0, -60.0, 40.0, 110.0, 160.0, 195.0, 222.0, 260.0)
-_BODY = ((154, 104), (166, 112), (172, 116), (180, 113), (186, 104), (172, 94), (128, 84), (74, 72))
-_CAVITY = ((128, 76), (139, 84), (138, 86), (124, 80), (100, 66), (72, 49), (38, 27), (16, 12))
+_BODY = ((156, 108), (167, 115), (173, 119), (181, 118), (188, 114), (180, 110), (150, 106), (96, 98))
+_CAVITY = ((130, 80), (141, 87), (140, 89), (128, 84), (108, 72), (80, 56), (44, 32), (16, 14))
 CAVITY_Y = -5.0
 
 
@@ -108,7 +108,8 @@ def ellipsoid(x: Any, y: Any, z: Any, organ: Organ) -> Float:
     u, v, w = (d / r for d, r in zip((dx, dy, dz), organ.radii, strict=True))
     size = np.sqrt(u * u + v * v + w * w)
     a, b, c = organ.radii
-    slope = np.sqrt((u / a) ** 2 + (v / b) ** 2 + (w / c) ** 2)
+    u, v, w = u / a, v / b, w / c
+    slope = np.sqrt(u * u + v * v + w * w)
     near: Float = size * (size - 1) / np.maximum(slope, 1e-4)
     return near
 
@@ -144,9 +145,10 @@ def diaphragm(x: Any, y: Any) -> Float:
     domes = []
     for cx, peak in ((-66.0, 0.0), (68.0, -13.0)):
         back = y + 8.0
-        depth = np.where(back > 0, 0.0118, 0.0052) * back * back
-        domes.append(peak - 0.0105 * (x - cx) ** 2 - depth)
-    highest: Float = np.maximum(domes[0], domes[1]).astype(np.float32)
+        depth = np.where(back > 0, np.float32(0.0118), np.float32(0.0052)) * back * back
+        aside = x - cx
+        domes.append(peak - 0.0105 * aside * aside - depth)
+    highest: Float = np.maximum(domes[0], domes[1])
     return highest
 
 
@@ -158,7 +160,8 @@ def lung_distance(x: Any, y: Any, z: Any, side: Literal[-1, 1]) -> Float:
     """Distance to the right (-1) or left (+1) lung."""
     lateral = x * side
     hilum = (y - 10.0) / 36.0
-    mediastinum = 9.0 + 21.0 * np.exp(-hilum * hilum) + np.float32(0.0)
+    pad = 16.0 * np.clip((-y - 52) / 22, 0, 1) * np.clip((95 - z) / 25, 0, 1)
+    mediastinum = 9.0 + 21.0 * np.exp(-hilum * hilum) + pad
     near = smooth_max(cavity_distance(x, y, z) + 3.0, mediastinum - lateral)
     near = smooth_max(near, diaphragm(x, y) - z, 9.0)
     near = smooth_max(near, -ellipse(x, y, (0, 66), (31, 36)))
@@ -178,8 +181,8 @@ def liver_distance(x: Any, y: Any, z: Any) -> Float:
     right = smooth_max(ellipsoid(x, y, z, _RIGHT_LOBE), lower + np.float32(0), 14.0)
     right = smooth_max(right, (x - 6.0 + 0.45 * (y + 10.0)) * 0.9 + 0 * z, 10.0)
     both = np.minimum(right, ellipsoid(x, y, z, _LEFT_LOBE))
-    both = smooth_max(both, cavity_distance(x, y, z) + 6.0, 4.0)
-    both = smooth_max(both, z - diaphragm(x, y) + 4.0, 5.0)
+    both = smooth_max(both, cavity_distance(x, y, z) + 3.5, 4.0)
+    both = smooth_max(both, z - diaphragm(x, y) + 2.5, 5.0)
     near: Float = smooth_max(both, -ellipse(x, y, (-4, 62), (44, 44)), 8.0)
     return near
 
@@ -241,7 +244,7 @@ AIRWAYS = _tubes(
     hu=-985.0,
 )  # fmt: skip
 ABDOMEN = (
-    Organ((104, 34, -52), (27, 40, 42), "spleen", -25),
+    Organ((100, 32, -54), (33, 46, 50), "spleen", -25),
     Organ((56, -26, -60), (37, 33, 44), 70.0, -15),
     Organ((56, -26, -60), (33, 29, 40), 22.0, -15),
     Organ((56, -42, -56), (25, 12, 32), -960.0, -10),
@@ -306,7 +309,7 @@ def _lung_vessels(rng: np.random.Generator) -> tuple[Tubes, ...]:
     sides: tuple[Literal[-1, 1], ...] = (-1, 1)
     for side in sides:
         for hu, root, count in (("right heart", (50.0, 12.0, 82.0), 8), ("left heart", (52.0, 14.0, 58.0), 7)):
-            towards = rng.standard_normal((count, 3)) * (0.55, 0.9, 1.0) + (0.55, 0.0, -0.1)
+            towards = rng.standard_normal((count, 3)) * (0.5, 0.9, 1.3) + (0.5, 0.0, 0.0)
             towards[:, 0] = np.abs(towards[:, 0])
 
             def inside(p: NDArray[np.float64], side: Literal[-1, 1] = side) -> NDArray[np.bool_]:
@@ -330,12 +333,18 @@ def _liver_vessels(rng: np.random.Generator) -> tuple[Tubes, ...]:
 
 
 def _lesions(rng: np.random.Generator) -> NDArray[np.float64]:
-    wanted, found = int(rng.integers(4, 8)), np.empty((0, 4))
+    wanted, found = int(rng.integers(5, 10)), np.empty((0, 4))
     while len(found) < wanted:
         centre = rng.uniform((-135, -80, -130), (45, 60, -15))
         radius = float(rng.choice([3.5, 5, 7, 9, 12, 16], p=[0.15, 0.25, 0.25, 0.15, 0.12, 0.08]))
-        clear = np.linalg.norm(found[:, :3] - centre, axis=1) > found[:, 3] + radius + 4
-        if clear.all() and float(liver_distance(*centre)) < -radius - 2:
+        apart = list(np.linalg.norm(found[:, :3] - centre, axis=1) - found[:, 3] - 4)
+        apart += [float(ellipsoid(*centre, organ)) for organ in ABDOMEN]
+        apart += [
+            float(capsule(*centre, ends, radii))
+            for tubes in (GREAT_VESSELS[1], GREAT_VESSELS[5])
+            for ends, radii in zip(tubes.ends, tubes.radii, strict=True)
+        ]
+        if min(apart) > radius + 1 and float(liver_distance(*centre)) < -radius - 2:
             found = np.vstack([found, [*centre, radius]])
     return found
 
@@ -362,7 +371,7 @@ def _bowel(rng: np.random.Generator) -> tuple[Organ, ...]:
     colon = [(x, -58 + 0.002 * x * x, -128 + 0.0016 * x * x, 17.0) for x in np.arange(-96, 100, 19.0)]
     colon += [(side * 104, -4, z, 18.0) for side in (-1, 1) for z in np.arange(-205, -140, 20)]
     colon += [(92, -40, -78, 17.0), (104, -14, -96, 18.0)]
-    small = [(*rng.uniform((-70, -50, -215), (75, 12, -150)), 12.0) for _ in range(26)]
+    small = [(*rng.uniform((-72, -56, -215), (84, 16, -112)), float(rng.uniform(12, 17))) for _ in range(60)]
     for number, (x, y, z, r) in enumerate(colon + small):
         jitter = rng.uniform(-4, 4, 3)
         at: Point = (float(x + jitter[0]), float(y + jitter[1]), float(z + jitter[2]))

@@ -29,7 +29,7 @@ _MIDDLE: dict[Region, tuple[float, float, float]] = {
 }  # fmt: skip
 """z, y, x in mm of the middle of the volume."""
 _HEIGHT: dict[Region, float] = {"body": 400, "chest": 270, "heart": 130, "liver": 200}
-_WIDTH: dict[Region, float] = {"body": 420, "chest": 420, "heart": 200, "liver": 420}
+_WIDTH: dict[Region, float] = {"body": 390, "chest": 390, "heart": 200, "liver": 390}
 _SLAB_VOXELS = 2_000_000
 _REACH = 9.0
 """How far the warp may move anything, mm."""
@@ -228,7 +228,7 @@ def _paint_patient(slab: _Slab, emboli: bool) -> None:
     cavity = parts.cavity_distance(x, y, z)
     _table(slab)
     _walls(slab, everywhere, cavity)
-    floor = parts.diaphragm(x, y) - 4.0
+    floor = parts.diaphragm(x, y) - 3.0
     below = np.maximum(cavity + 4.0, z - floor)
     _abdomen(slab, everywhere, below)
     _chest(slab, everywhere, emboli)
@@ -239,10 +239,10 @@ def _paint_patient(slab: _Slab, emboli: bool) -> None:
 
 def _table(slab: _Slab) -> None:
     level = np.broadcast_to(slab.axes[1][:, None], slab.hu.shape[1:])
-    curve = 126 * slab.scale + slab.axes[2][None, :] ** 2 / -1500.0
+    curve = 116 * slab.scale + slab.axes[2][None, :] ** 2 / -1500.0
     for thickness, hu in ((13.0, -380.0), (11.0, -955.0)):
         depth = np.abs(level - curve - 16) - thickness
-        edge = np.maximum(depth, np.abs(slab.axes[2][None, :]) - 205)
+        edge = np.maximum(depth, np.abs(slab.axes[2][None, :]) - 186)
         slab.paint((slice(None), slice(None), slice(None)), np.broadcast_to(edge, slab.hu.shape), hu)
 
 
@@ -253,9 +253,9 @@ def _walls(slab: _Slab, everywhere: Box, cavity: Float) -> None:
     slab.paint(everywhere, body, 25.0)
     slab.paint(everywhere, body + 2.2, -104.0)
     fat = 9.0 + 5.0 * np.clip(np.abs(x) / 120 - 0.4, 0, 1) + 4.0 * np.clip(-y / 100, 0, 1)
-    muscle = parts.smooth_max(body + fat, cavity - 34.0, 10.0)
+    muscle = parts.smooth_max(body + fat, cavity - (34.0 + np.clip(1.3 * (z - 135), 0, 90)), 10.0)
     slab.paint(everywhere, muscle, 56.0)
-    aside = np.clip((np.abs(x) - 35) / 10, 0, 1) * np.clip((-4 - (body + fat)) / 4, 0, 1)
+    aside = np.clip((np.abs(x) - 35) / 10, 0, 1) * np.clip((200 - z) / 30, 0, 1) * np.clip((-4 - (body + fat)) / 4, 0, 1)
     for depth, width in ((12.0, 1.5), (20.5, 1.1)):
         layer = np.clip(0.5 + (width - np.abs(cavity - depth - 2 * np.sin(x / 17) - 2 * np.sin(y / 13))), 0, 1)
         slab.hu[...] += layer * aside * (-75 - slab.hu)
@@ -269,8 +269,9 @@ def _abdomen(slab: _Slab, everywhere: Box, below: Float) -> None:
             slab.organ(organ, below)
         for organ in parts.ABDOMEN[:4]:
             slab.organ(organ, below)
-        liver = parts.liver_distance(x, y, z)
-        slab.paint(everywhere, liver, "liver")
+        box = slab.box((-160, -100, -170), (90, 95, 8))
+        if box is not None:
+            slab.paint(box, parts.liver_distance(*slab.at(box)), "liver")
         for tubes in slab.who.liver_vessels:
             slab.tubes(tubes)
         for cx, cy, cz, radius in slab.who.lesions:
@@ -291,8 +292,9 @@ def _chest(slab: _Slab, everywhere: Box, emboli: bool) -> None:
         air = np.float32(-842) + 0.32 * y
         sides: tuple[Literal[-1, 1], ...] = (-1, 1)
         for side in sides:
-            half = slice(None, None)
-            slab.paint((everywhere[0], half, half), parts.lung_distance(x, y, z, side), air)
+            box = slab.box((min(-6, side * 148), -100, -95), (max(6, side * 148), 90, 240))
+            if box is not None:
+                slab.paint(box, parts.lung_distance(*slab.at(box), side), air[box])
         slab.organ(parts.HEART)
         slab.organ(Organ((6, 36, 60), (8, 6, 160), 45.0))
         for tubes in slab.who.lung_vessels:
@@ -322,8 +324,8 @@ def _ribs(slab: _Slab, everywhere: Box, cavity: Float) -> None:
     gristle = np.maximum(near, np.maximum((end - angle) * 90, (angle - 2.95) * 90))
     slab.paint(everywhere, np.where(number > -7, gristle, 9).astype(np.float32), 125.0)
     near = np.maximum(near, np.maximum((angle - end) * 90, (0.33 - angle) * 90))
-    slab.paint(everywhere, near, 640.0)
-    slab.paint(everywhere, near + 1.7, 240.0)
+    slab.paint(everywhere, near, 950.0)
+    slab.paint(everywhere, near + 1.6, 260.0)
 
 
 def _spine(slab: _Slab) -> None:
@@ -337,21 +339,21 @@ def _spine(slab: _Slab) -> None:
     waist = 1.0 - 0.1 * np.cos(phase / 13.0 * np.pi)
     body = parts.ellipse(x / waist, y, (0, 48), (20.5, 15.5))
     body = np.maximum(body, 14.0 - parts.ellipse(x, y, (0, 76), (4, 4)))
-    slab.paint(box, body, 540.0 + disc * (95 - 540.0))
-    slab.paint(box, body + 2.0, 185.0 + plate * 320 + disc * (88 - 185.0) * (1 - plate))
+    slab.paint(box, body, 760.0 + disc * (95 - 760.0))
+    slab.paint(box, body + 1.8, 185.0 + plate * 320 + disc * (88 - 185.0) * (1 - plate))
     arch = np.maximum(parts.ellipse(x, y, (0, 71), (17.5, 14.5)), -parts.ellipse(x, y, (0, 70), (11, 9)))
-    arch = np.maximum(arch, 8 * np.abs(phase) - 88)
-    slab.paint(box, arch, 520.0)
+    arch = np.maximum(arch, 8 * np.abs(phase) - 99)
+    slab.paint(box, arch, 1150.0)
     slab.paint(box, arch + 2.0, 290.0)
     flat = np.zeros_like(z)
     for side in (-1, 1):
         ends = np.array([[side * 15, 72, 0], [side * 36, 84, 0]], dtype=np.float32)
         process = np.maximum(parts.capsule(x, y, flat, ends, (5.5, 4.0)), 1.5 * np.abs(phase) - 9)
-        slab.paint(box, process, 470.0)
+        slab.paint(box, process, 900.0)
         slab.paint(box, process + 1.8, 260.0)
     ends = np.array([[0, 84, 0], [0, 99, 0]], dtype=np.float32)
     spinous = np.maximum(parts.capsule(x, y, flat, ends, (4.0, 3.2)), 2 * np.abs(phase + 4) - 17)
-    slab.paint(box, spinous, 480.0)
+    slab.paint(box, spinous, 900.0)
     slab.paint(box, spinous + 1.6, 300.0)
     slab.paint(box, parts.ellipse(x, y, (0, 70), (10.5, 8.5)), -40.0)
     slab.paint(box, parts.ellipse(x, y, (0, 70), (8.2, 6.6)), 28.0)
@@ -366,12 +368,12 @@ def _front_bones(slab: _Slab) -> None:
         half = 15.0 + 10.0 * np.clip((z - 140) / 25, 0, 1)
         bone = np.sqrt((x / half) ** 2 + ((y - parts.CAVITY_Y + depth + 7.0) / 6.0) ** 2) * 6.0 - 6.0
         bone = np.maximum(bone, np.maximum(34 - z, z - 172))
-        slab.paint(box, bone, 430.0)
+        slab.paint(box, bone, 560.0)
         slab.paint(box, bone + 1.7, 150.0)
     for side in (-1, 1):
         collar = np.array([[[side * 22, -58, 176], [side * 78, -62, 196]],
                            [[side * 78, -62, 196], [side * 140, -18, 214]]], dtype=np.float32)  # fmt: skip
-        tubes = Tubes(collar, np.full((2, 2), 6.5, dtype=np.float32), 620.0)
+        tubes = Tubes(collar, np.full((2, 2), 6.5, dtype=np.float32), 900.0)
         slab.tubes(tubes)
         slab.tubes(tubes, -2.0, 230.0)
         box = slab.box((min(side * 70, side * 165), 20, 60), (max(side * 70, side * 165), 112, 205))
@@ -381,7 +383,7 @@ def _front_bones(slab: _Slab) -> None:
             blade = parts.capsule(x, y, np.zeros_like(z), ends, (3.0, 2.6))
             bulge = 5.0 * np.clip((np.abs(x) - 128) / 10, 0, 1) * np.clip((z - 120) / 20, 0, 1)
             blade = np.maximum(blade - bulge, np.maximum(72 - z, z - 195) / 4)
-            slab.paint(box, blade, 600.0)
+            slab.paint(box, blade, 850.0)
             slab.paint(box, blade + 1.7, 300.0)
 
 

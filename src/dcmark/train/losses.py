@@ -39,7 +39,7 @@ def r1_penalty(images: Tensor, scores: Tensor) -> Tensor:
 
 def wasserstein_penalty(images: Tensor, scores: Tensor, target: float = 1.0) -> Tensor:
     """(|gradient of the score| - target)^2 / target^2 (Gulrajani et al. 2017), (N,)."""
-    norms = _slopes(images, scores).square().sum(dim=(1, 2, 3)).sqrt()
+    norms = (_slopes(images, scores).square().sum(dim=(1, 2, 3)) + 1e-16).sqrt()  # the root has no slope at 0
     return (norms - target).square() / target**2
 
 
@@ -79,7 +79,7 @@ def average_decay(batch: int, half_life: float) -> float:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the weights of ``average`` towards those of ``model``; buffers are copied."""
-    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)
-    for mean, value in zip(average.buffers(), model.buffers(), strict=True):
-        mean.copy_(value)
+    for mean, weight in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+    for copied, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        copied.copy_(buffer)

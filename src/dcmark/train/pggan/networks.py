@@ -66,7 +66,7 @@ class Config:
 
     def width(self, lod: int) -> int:
         """Feature maps at a level; that of the latent vector follows the 4x4 level."""
-        return min(int(self.capacity / (self.size(lod) / 2) ** self.decay), self.widest)
+        return max(min(int(self.capacity / (self.size(lod) / 2) ** self.decay), self.widest), 1)
 
     @property
     def latent_size(self) -> int:

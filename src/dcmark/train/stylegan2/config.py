@@ -47,7 +47,7 @@ class _Pyramid:
 
     def width(self, resolution: int) -> int:
         """Feature maps at a resolution."""
-        return min(self.capacity // resolution, self.widest)
+        return max(min(self.capacity // resolution, self.widest), 1)
 
     def precision_at(self, resolution: int) -> Precision:
         """Number format at a resolution; float32 stands for the format of the weights."""

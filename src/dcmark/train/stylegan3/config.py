@@ -178,7 +178,7 @@ def plan_layers(config: Config) -> tuple[Layer, ...]:
         half_widths.append(max(stopband, rate / 2) - cutoff)
         inner = index < config.layers - 1
         sizes.append(rate + 2 * config.margin if inner else config.resolution)
-        widths.append(round(min(config.capacity / 2 / cutoff, config.widest)))
+        widths.append(max(round(min(config.capacity / 2 / cutoff, config.widest)), 1))
     widths[-1] = config.channels
 
     layers = []
