@@ -8,10 +8,7 @@ BIN := $(VENV)/bin
 endif
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint fix bench test-faults clean
-
-demo: $(READY)           ## real sample files through the whole way, into ./demo
-	$(BIN)/dcmark demo --out demo
+.PHONY: test lint fix bench test-faults clean
 
 test: $(READY)           ## the default test suite
 	$(BIN)/python -m pytest

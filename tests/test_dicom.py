@@ -235,7 +235,7 @@ def test_text_beyond_ascii_is_decoded_by_its_character_set(bundled: Path) -> Non
     folder = Path(pydicom.data.__file__).parent / "charset_files"
     for name in ("chrGerm.dcm", "chrGreek.dcm", "chrRuss.dcm", "chrH32.dcm", "chrX1.dcm"):
         expected = pydicom.dcmread(folder / name)
-        assert apart((folder / name).read_bytes()).tags["patient_name"] .rstrip("=") == str(expected.PatientName)
+        assert apart((folder / name).read_bytes()).tags["patient_name"].rstrip("=") == str(expected.PatientName)
 
 
 @given(st.binary(max_size=400))

@@ -162,6 +162,24 @@ def test_old_multi_frame_objects_are_placed_by_their_spacing_with_a_warning():
     assert codes(only(frames_of(dataset, "f"))) == {"missing-geometry"}
 
 
+@pytest.mark.parametrize(
+    ("group", "creator", "offset", "vr", "value"),
+    [
+        (0x0019, "SIEMENS MR HEADER", 0x0C, "IS", 1000),
+        (0x2001, "Philips Imaging DD 001", 0x03, "FL", 1000.0),
+        (0x0043, "GEMS_PARM_01", 0x39, "IS", [1000001000, 8, 0, 0]),
+    ],
+)
+def test_b_values_of_private_attributes_are_read(group, creator, offset, vr, value):
+    dataset = multiframe(Modality="MR")
+    del dataset.NumberOfFrames
+    dataset.private_block(group, creator, create=True).add_new(offset, vr, value)
+    (row,) = frames_of(dataset, "f")
+    assert row["diffusion_b_value"] == 1000
+    dataset.DiffusionBValue = 50.0
+    assert frames_of(dataset, "f")[0]["diffusion_b_value"] == 50
+
+
 def csa_header(**elements: list[str]) -> bytes:
     """A Siemens CSA header of the newer form."""
     out = b"SV10\4\3\2\1" + struct.pack("<II", len(elements), 77)

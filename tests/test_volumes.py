@@ -317,10 +317,11 @@ def test_half_of_one_echo_and_half_of_another_is_no_volume():
         ((40.0, 0.0, 0.0), AXIAL),  # beside the stack
         ((0.0, 0.0, -7.3), AXIAL),  # before it, off the lattice
         ((0.0, 0.0, 11.0), AXIAL),  # between two slices
+        ((0.0, 0.0, 40.6), AXIAL),  # just behind, off the lattice, out of order
         ((0.0, 0.0, 200.0), AXIAL),  # far behind, on the lattice, out of order
         ((0.0, 0.0, 0.0), (1.0, 0, 0, 0, 0, -1)),  # of another direction
     ],
-    ids=["beside", "before", "between", "far", "across"],
+    ids=["beside", "before", "between", "behind", "far", "across"],
 )
 def test_a_reference_image_as_first_instance_stands_off_the_grid(offset, cosines):
     rows = [{**row, "instance_number": row["instance_number"] + 1} for row in series()]
@@ -359,7 +360,39 @@ def test_one_displaced_slice_is_kept_in_an_uneven_volume():
     rows[9]["image_position_patient"] = (-100.0, -80.0, 10.0 + 2 * 9 + 0.6)
     volume = only(rows)
     assert (volume.grid, volume.shape[0]) == ("uneven", 20)
+    assert volume.spacing[0] == pytest.approx(2)
     assert "uneven-spacing" in codes(volume)
+
+
+def test_few_slices_with_gaps_are_counted_by_their_stated_thickness():
+    rows = series()
+    volume = only([rows[i] for i in (0, 2, 5, 7)])
+    assert volume.missing == (1, 3, 4, 6)
+    assert volume.spacing[0] == pytest.approx(2)
+
+
+def test_a_last_slice_in_order_that_stands_too_far_is_kept():
+    rows = series()
+    rows[19]["image_position_patient"] = (-100.0, -80.0, 10.0 + 2 * 19.3)
+    volume = only(rows)
+    assert (volume.grid, volume.shape[0]) == ("uneven", 20)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stack_without_any_grid_sets_no_slice_aside(seed):
+    heights = np.cumsum(np.random.default_rng(seed).uniform(0.02, 1, 300)).tolist()
+    rows = [{**row, "image_position_patient": (0.0, 0.0, z)} for z, row in zip(heights, series(300), strict=True)]
+    volume = only(without(rows, "slice_thickness"))
+    assert (volume.grid, volume.shape[0], volume.missing) == ("uneven", 300, ())
+
+
+def test_places_that_differ_by_rounding_only_are_the_same_place():
+    rows = series(temporal_position_identifier=1)
+    again = later(rows, temporal_position_identifier=2)
+    for row in again:
+        x, y, z = row["image_position_patient"]
+        row["image_position_patient"] = (x + 0.003, y - 0.003, z + 0.004)
+    assert [(volume.shape[0], volume.phases) for volume in found(rows + again).volumes] == [(20, 2), (20, 2)]
 
 
 def test_thin_slices_followed_by_thick_ones_change_spacing_and_miss_nothing():

@@ -165,8 +165,7 @@ class _Run:
         self.label = source.label
         seen = {} if self.rehash else self._seen()
         self.refused = self._refused()
-        pattern = layouts.choose(layout, source)
-        self.place = lambda path: layouts.place(path, source.label, pattern)
+        self.place = lambda path: layouts.place(path, layout)
         for found in source.items():
             if isinstance(found, Finding):
                 self._refuse(found)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -198,7 +199,8 @@ class _Run:
     ) -> None:
         self.archive, self.out, self.names, self.overwrite = archive, out, names, overwrite
         self.executor, self.report, self.progress = executor, report, progress
-        self.checked: set[Path] = set()
+        self.folders: dict[str, Path] = {}
+        self.token, self.drafts = secrets.token_hex(8), itertools.count()
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Write one group: a large file streamed, or small files on all threads."""
@@ -285,7 +287,8 @@ class _Run:
         target = self._target(path)
         draft = self._draft(target)
         try:
-            with draft.open("wb", buffering=0) as stream:
+            # Buffered: a raw write may stop halfway on a disk that fills up, and say so only in its result.
+            with draft.open("wb") as stream:
                 for piece in pieces:
                     stream.write(piece)
             self._move(draft, target, mtime_ns)
@@ -298,27 +301,35 @@ class _Run:
         if mtime_ns is not None:
             with suppress(OSError, OverflowError):  # a time the file system cannot hold
                 os.utime(draft, ns=(mtime_ns, mtime_ns))
-        if target.is_dir() and not target.is_symlink():
-            raise OutputExistsError(f"expected to write a file at {target}, found a folder there")
-        draft.replace(target)
+        try:
+            draft.replace(target)
+        except OSError as error:
+            if not target.is_dir():
+                raise
+            draft.unlink()
+            raise OutputExistsError(f"expected to write a file at {target}, found a folder there") from error
 
     def _draft(self, target: Path) -> Path:
-        return Path(tempfile.mktemp(prefix=".dcmark-", dir=target.parent))  # noqa: S306 - a name beside the target
+        """A name beside the target that nothing else uses."""
+        return target.with_name(f".dcmark-{self.token}-{next(self.drafts)}")
 
     def _target(self, path: str) -> Path:
         """Where a stored path goes: under ``out`` whatever the path says, and no link leads away."""
-        parts = [safe_name(part) for part in PurePosixPath(path).parts if part not in ("/", ".", "..", "")]
-        target = self.out.joinpath(*parts or ["unnamed"])
-        parent = target.parent
-        if parent not in self.checked:
-            try:
-                parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise storage_error(error, self.out) from error
-            if not parent.resolve().is_relative_to(self.out):
-                raise OutputExistsError(f"a link under {self.out} leads out of it; remove it or choose another folder")
-            self.checked.add(parent)
-        return target
+        folder, _, name = path.rpartition("/")
+        place = self.folders.get(folder)
+        if place is None:
+            place = self.folders[folder] = self._folder(folder)
+        return place / (safe_name(name) if name not in ("", ".", "..") else "unnamed")
+
+    def _folder(self, folder: str) -> Path:
+        place = self.out.joinpath(*(safe_name(part) for part in folder.split("/") if part not in ("", ".", "..")))
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.out) from error
+        if not place.resolve().is_relative_to(self.out):
+            raise OutputExistsError(f"a link under {self.out} leads out of it; remove it or choose another folder")
+        return place
 
 
 def safe_name(name: str) -> str:

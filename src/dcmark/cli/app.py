@@ -215,10 +215,6 @@ def restore(
     archive: ArchivePath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
     where: Where = None,
-    from_export: Annotated[
-        Path | None,
-        typer.Option("--from-export", help="Restore the originals of these exported images (folder or file)."),
-    ] = None,
     overwrite: Overwrite = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -228,16 +224,10 @@ def restore(
     import dcmark
 
     opened = dcmark.open_archive(archive)
-    hashes = None
-    if from_export is not None:
-        from dcmark.view.export.base import originals
-
-        hashes = originals(from_export)
     report = dcmark.restore(
         opened,
         out,
         where=where,
-        hashes=hashes,
         overwrite=overwrite,
         threads=threads,
         progress=draw.progress(quiet),

@@ -79,13 +79,13 @@ def word(dataset: Dataset, keyword: str) -> str:
     return found[0] if found else ""
 
 
-def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence; empty where it is absent."""
+def items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence; empty where it is absent. Not copied: there may be ten thousand frames."""
     found = value(dataset, keyword)
-    return list(found) if isinstance(found, Sequence) and not isinstance(found, str | bytes) else []
+    return found if isinstance(found, Sequence) and not isinstance(found, str | bytes) else []
 
 
-def frame_items(dataset: Dataset, frame: int, keyword: str) -> list[Dataset]:
+def frame_items(dataset: Dataset, frame: int, keyword: str) -> Sequence[Dataset]:
     """The items of a functional group of one frame (PS3.3 C.7.6.16).
 
     The per-frame group is looked at first, then the shared one, then the data set itself.

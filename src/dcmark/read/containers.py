@@ -103,9 +103,7 @@ class FileSource:
         yield FolderSource(self.label, self.root, None).file(self.root, self.label, self._status)
 
 
-def _folder(
-    label: str, root: str, path: object, containers: Literal["open", "keep"], limits: Limits
-) -> FolderSource:
+def _folder(label: str, root: str, path: object, containers: Literal["open", "keep"], limits: Limits) -> FolderSource:
     try:
         os.scandir(root).close()
     except OSError as error:

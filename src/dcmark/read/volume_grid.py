@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +18,8 @@ _UNEVEN_RUN = 3
 """So many equal double steps in a row are a change of spacing rather than missing slices."""
 _FEWEST_FOR_GUESS = 6
 """Slices needed before a step that no header states may be read out of their positions alone."""
+_MOST_THINNED = 3
+"""At most so many times as many places as slices, where the step is a guess."""
 
 
 def cluster(values: Floats, tolerance: float) -> Codes:
@@ -193,26 +196,32 @@ def fit_lattice(along: Floats, stated: tuple[float, ...], tolerances: Tolerances
     """
     gaps = np.diff(along)
     smallest, largest = float(gaps.min()), float(gaps.max())
-    for step in _candidates(gaps, stated):
-        steps, fitted, origin, stray = _fit(along, step)
-        if stray <= tolerance_of(fitted, tolerances):
-            return Lattice(origin, fitted, steps, _kind(steps), stray, smallest, largest)
+    for step, guessed in _candidates(gaps, stated):
+        places, fitted, origin, stray = _fit(along, step)
+        allowed = tolerance_of(fitted, tolerances)
+        if guessed:
+            # A fine enough lattice fits anything: ask for more of a step that nothing states.
+            allowed = min(allowed, max(tolerances.same_place_mm, tolerances.place_fraction * fitted))
+        if stray <= allowed and (not guessed or places[-1] < _MOST_THINNED * len(along)):
+            return Lattice(origin, fitted, places, _kind(places), stray, smallest, largest)
     step = float(np.median(gaps))
     return Lattice(float(along[0]), step, (along - along[0]) / step, "uneven", 0.0, smallest, largest)
 
 
-def _candidates(gaps: Floats, stated: tuple[float, ...]) -> list[float]:
+def _candidates(gaps: Floats, stated: tuple[float, ...]) -> Iterator[tuple[float, bool]]:
+    """Steps to try, mm, and whether they are a guess."""
     common = most_common_gap(gaps)
-    found = [common]
-    found += [mm for mm in stated if 0.3 * common < mm < 0.98 * common]
+    yield common, False
+    for mm in stated:
+        if 0.3 * common < mm < 0.98 * common:
+            yield mm, False
     if len(gaps) + 1 >= _FEWEST_FOR_GUESS:
         smallest = float(gaps.min())
-        found.append(smallest)
+        yield smallest, True
         # Gaps of 4 and 6 mm are whole multiples of the 2 mm between them.
         others = gaps[gaps > 1.1 * smallest] - smallest
         if len(others) and 0.3 * smallest < float(others.min()) < 0.9 * smallest:
-            found.append(float(others.min()))
-    return found
+            yield float(others.min()), True
 
 
 def most_common_gap(gaps: Floats) -> float:

@@ -208,8 +208,6 @@ class _Attribute(NamedTuple):
     name: str
     codes: Codes
     value: Callable[[int], str]
-    only_whole: bool = False
-    """Accepted only when it tells all frames apart at once: values like times vary for many reasons."""
 
 
 def separate(tags: FrameTags, places: Codes, tolerances: Tolerances) -> Separated:
@@ -240,12 +238,10 @@ def _repeats(places: Codes) -> bool:
     return len(places) > 1 and int(np.bincount(places).max()) > 1
 
 
-def _number_attribute(
-    tags: FrameTags, rows: Rows, name: str, column: str, tolerance: float, *, only_whole: bool = False
-) -> _Attribute:
+def _number_attribute(tags: FrameTags, rows: Rows, name: str, column: str, tolerance: float) -> _Attribute:
     values = tags.number(column)
     codes = cluster(values[rows, None], tolerance)
-    return _Attribute(name, codes, lambda i: f"{values[i]:g}" if np.isfinite(values[i]) else "", only_whole)
+    return _Attribute(name, codes, lambda i: f"{values[i]:g}" if np.isfinite(values[i]) else "")
 
 
 def _text_attribute(tags: FrameTags, rows: Rows, name: str, column: str) -> _Attribute:
@@ -273,7 +269,7 @@ def _attributes(tags: FrameTags, rows: Rows, tolerances: Tolerances) -> Iterator
     yield _number_attribute(tags, rows, "EnergyWindowVector", "energy_window", 0.5)
     yield _number_attribute(tags, rows, "DetectorVector", "detector", 0.5)
     yield _number_attribute(tags, rows, "TemporalPositionIdentifier", "temporal_position_identifier", 0.5)
-    yield _number_attribute(tags, rows, "TriggerTime", "trigger_time", ms, only_whole=True)
+    yield _number_attribute(tags, rows, "TriggerTime", "trigger_time", ms)
     yield _text_attribute(tags, rows, "DimensionIndexValues", "dimension_index")
     yield _number_attribute(tags, rows, "AcquisitionNumber", "acquisition_number", 0.5)
     for name, which in (("AcquisitionTime", "acquisition"), ("ContentTime", "content")):
@@ -282,7 +278,7 @@ def _attributes(tags: FrameTags, rows: Rows, tolerances: Tolerances) -> Iterator
 
 def _clock_attribute(tags: FrameTags, rows: Rows, name: str, column: str) -> _Attribute:
     seconds = tags.number(column)
-    return _Attribute(name, cluster(seconds[rows, None], 1e-4), lambda i: _clock(float(seconds[i])), only_whole=True)
+    return _Attribute(name, cluster(seconds[rows, None], 1e-4), lambda i: _clock(float(seconds[i])))
 
 
 def _clock(seconds: float) -> str:
@@ -363,8 +359,6 @@ def _tell_apart(
             continue
         pairs = len(np.unique(np.column_stack([places, attribute.codes]), axis=0))
         if pairs == len(np.unique(places)):
-            continue
-        if attribute.only_whole and not (pairs == len(places) and len(values) == most):
             continue
         parts: list[Part] = []
         for value in values:

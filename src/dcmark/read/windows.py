@@ -125,8 +125,11 @@ NAMED: Mapping[str, Window] = MappingProxyType(
 def windows(dataset: Dataset, frame: int = 0) -> tuple[AnyWindow, ...]:
     """All windows a header offers for a frame: VOI LUTs first, then centres and widths (C.11.2, C.7.6.16.2.10).
 
+    Some writers give widths the standard forbids: one below 1 for LINEAR (small numbers such as mm2/s) is read as
+    LINEAR_EXACT, which was meant; one of 0 or below shows nothing and is left out.
+
     Raises:
-        ValueMeaningError: Window Center without Window Width, a width below 1, or a table cut short.
+        ValueMeaningError: Window Center without Window Width, or a table cut short.
     """
     tables = [_table(dataset, frame, item) for item in items(dataset, "VOILUTSequence")]
     group = frame_group(dataset, frame, "FrameVOILUTSequence")
@@ -139,8 +142,14 @@ def windows(dataset: Dataset, frame: int = 0) -> tuple[AnyWindow, ...]:
     found = value(group, "WindowCenterWidthExplanation")
     texts = [found] if isinstance(found, str) else list(found or [])
     texts += [""] * (len(centres) - len(texts))
-    pairs = zip(centres, widths, texts, strict=False)
-    return (*tables, *(Window(c, w, cast(Function, function), str(text)) for c, w, text in pairs))
+    plain = [
+        Window(
+            centre, width, "LINEAR_EXACT" if function == "LINEAR" and width < 1 else cast(Function, function), str(text)
+        )
+        for centre, width, text in zip(centres, widths, texts, strict=False)
+        if width > 0
+    ]
+    return (*tables, *plain)
 
 
 def _table(dataset: Dataset, frame: int, item: Dataset) -> VoiTable:

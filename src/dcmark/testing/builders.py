@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcmark.testing.encoding import (
-    SYNTAXES,
     codestream,
     deflated,
     element,
@@ -18,7 +16,6 @@ from dcmark.testing.encoding import (
     file_head,
     item,
     sequence,
-    syntax_uid,
     uid,
     write,
 )
@@ -299,166 +296,10 @@ def overlay(*, embedded: bool = False) -> bytes:
     return write(dataset)
 
 
-def _without_pixels(sop_class: str, modality: str, name: str) -> Dataset:
-    dataset = image_dataset(pattern((2, 2)), sop_class=sop_class, name=name)
-    for keyword in (
-        "PixelData", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-        "SamplesPerPixel", "PhotometricInterpretation", "ConversionType",
-    ):  # fmt: skip
-        delattr(dataset, keyword)
-    dataset.Modality = modality
-    return dataset
-
-
-def waveform(samples: int = 100) -> bytes:
-    """A two-channel ECG (PS3.3 A.34.4), 16 bits at 500 Hz."""
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
-
-    def code(value: str, meaning: str, scheme: str) -> Dataset:
-        entry = Dataset()
-        entry.CodeValue, entry.CodingSchemeDesignator, entry.CodeMeaning = value, scheme, meaning
-        return entry
-
-    dataset = _without_pixels("1.2.840.10008.5.1.4.1.1.9.1.2", "ECG", "waveform")
-    dataset.ContentDate, dataset.ContentTime, dataset.AcquisitionDateTime = "20240229", "081500", "20240229081500"
-    dataset.Manufacturer, dataset.AcquisitionContextSequence = "Phantom Works", Sequence([])
-    channels = []
-    for number, lead in ((1, "Lead I"), (2, "Lead II")):
-        channel = Dataset()
-        channel.ChannelSourceSequence = Sequence([code(f"5.6.3-9-{number}", lead, "SCPECG")])
-        channel.ChannelSensitivity, channel.ChannelSensitivityCorrectionFactor = "1", "1"
-        channel.ChannelSensitivityUnitsSequence = Sequence([code("uV", "microvolt", "UCUM")])
-        channel.ChannelBaseline, channel.ChannelSampleSkew, channel.WaveformBitsStored = "0", "0", 16
-        channels.append(channel)
-    group = Dataset()
-    group.WaveformOriginality, group.NumberOfWaveformChannels, group.NumberOfWaveformSamples = "ORIGINAL", 2, samples
-    group.SamplingFrequency, group.ChannelDefinitionSequence = "500", Sequence(channels)
-    group.WaveformBitsAllocated, group.WaveformSampleInterpretation = 16, "SS"
-    time = np.arange(samples) / 500
-    values = np.stack([900 * np.sin(7 * time), 1200 * np.cos(11 * time)], axis=1).astype("<i2")
-    group.add_new("WaveformData", "OW", values.tobytes())
-    dataset.WaveformSequence = Sequence([group])
-    return write(dataset)
-
-
-def encapsulated_pdf() -> bytes:
-    """An Encapsulated PDF (PS3.3 A.45.1): one empty page."""
-    dataset = _without_pixels("1.2.840.10008.5.1.4.1.1.104.1", "DOC", "pdf")
-    pages = (
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] >>",
-    )
-    document, places = b"%PDF-1.4\n", []
-    for number, page in enumerate(pages, 1):
-        places.append(len(document))
-        document += b"%d 0 obj\n%s\nendobj\n" % (number, page)
-    start = len(document)
-    document += b"xref\n0 4\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % place for place in places)
-    document += b"trailer\n<< /Size 4 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % start
-    dataset.Manufacturer, dataset.ConversionType, dataset.BurnedInAnnotation = "Phantom Works", "SD", "NO"
-    dataset.ContentDate = dataset.ContentTime = dataset.AcquisitionDateTime = dataset.DocumentTitle = ""
-    dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
-    dataset.EncapsulatedDocumentLength = len(document)
-    dataset.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
-    return write(dataset)
-
-
-def enhanced_ct(
-    volume: NDArray[Any] | None = None,
-    *,
-    spacing_mm: tuple[float, float, float] = (2.0, 0.8, 0.8),
-    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    order: list[int] | None = None,
-    syntax: str = "explicit",
-    seed: int = 0,
-) -> bytes:
-    """A whole axial volume in one Enhanced CT Image (PS3.3 A.38).
-
-    Args:
-        volume: (slices, rows, columns) HU; left out, 4 slices of 8 x 8.
-        order: the slice that each frame holds; left out, upwards. Positions follow the slices.
-    """
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
-
-    hu = pattern((4, 8, 8), np.int16, 11) if volume is None else np.asarray(volume)
-    order = order or list(range(len(hu)))
-    stored = np.clip(hu[order].astype(np.int32) + 1024, 0, 4095).astype(np.uint16)
-    dataset = image_dataset(stored, frames=True, bits_stored=12, name=f"enhanced {seed}")
-    dataset.SOPClassUID, dataset.Modality = "1.2.840.10008.5.1.4.1.1.2.1", "CT"
-    del dataset.ConversionType
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
-    dataset.StudyDate = dataset.ContentDate = "20240229"
-    dataset.StudyTime = dataset.ContentTime = "081500"
-    dataset.AcquisitionDateTime, dataset.AcquisitionDuration = "20240229081500", 1.5
-    dataset.Manufacturer, dataset.ManufacturerModelName = "Phantom Works", "Synthetic 64"
-    dataset.DeviceSerialNumber, dataset.SoftwareVersions = "0", "1"
-    dataset.PixelPresentation, dataset.VolumetricProperties = "MONOCHROME", "VOLUME"
-    dataset.VolumeBasedCalculationTechnique, dataset.BurnedInAnnotation = "NONE", "NO"
-    dataset.LossyImageCompression, dataset.PresentationLUTShape = "00", "IDENTITY"
-    dataset.ContentQualification, dataset.AcquisitionContextSequence = "RESEARCH", Sequence([])
-    dataset.FrameOfReferenceUID = uid("enhanced", seed, "frame of reference")
-    dataset.PositionReferenceIndicator, dataset.PatientPosition = "", "HFS"
-
-    def one(**attributes: Any) -> Any:
-        entry = Dataset()
-        for keyword, value in attributes.items():
-            setattr(entry, keyword, value)
-        return Sequence([entry])
-
-    dataset.DimensionOrganizationSequence = one(DimensionOrganizationUID=uid("enhanced", seed, "dimensions"))
-    pointers = []
-    for keyword, group in (("StackID", "FrameContentSequence"), ("InStackPositionNumber", "FrameContentSequence")):
-        from pydicom.datadict import tag_for_keyword
-
-        pointers += list(
-            one(
-                DimensionOrganizationUID=uid("enhanced", seed, "dimensions"),
-                DimensionIndexPointer=tag_for_keyword(keyword),
-                FunctionalGroupPointer=tag_for_keyword(group),
-            )
-        )
-    dataset.DimensionIndexSequence = Sequence(pointers)
-    dataset.SharedFunctionalGroupsSequence = one(
-        PixelMeasuresSequence=one(
-            SliceThickness=spacing_mm[0], SpacingBetweenSlices=spacing_mm[0], PixelSpacing=list(spacing_mm[1:])
-        ),
-        PlaneOrientationSequence=one(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
-        PixelValueTransformationSequence=one(RescaleIntercept="-1024", RescaleSlope="1", RescaleType="HU"),
-        FrameVOILUTSequence=one(WindowCenter="50", WindowWidth="400"),
-        FrameAnatomySequence=one(
-            FrameLaterality="U",
-            AnatomicRegionSequence=one(CodeValue="51185008", CodingSchemeDesignator="SCT", CodeMeaning="Chest"),
-        ),
-        CTImageFrameTypeSequence=one(
-            FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"],
-            PixelPresentation="MONOCHROME", VolumetricProperties="VOLUME", VolumeBasedCalculationTechnique="NONE",
-        ),
-    )  # fmt: skip
-    x, y, z = origin_mm
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(
-        [
-            one(
-                FrameContentSequence=one(
-                    StackID="1",
-                    InStackPositionNumber=slice_number + 1,
-                    DimensionIndexValues=[1, slice_number + 1],
-                    FrameAcquisitionNumber=1,
-                ),
-                PlanePositionSequence=one(ImagePositionPatient=[x, y, z + spacing_mm[0] * slice_number]),
-            )[0]
-            for slice_number in order
-        ]
-    )
-    return write(dataset, syntax)
-
-
 def unknown_vr() -> bytes:
     """A sequence under VR UN of undefined length, inside it implicit VR (PS3.5 6.2.2, note 2 on UN)."""
     inner = item(element(0x0008, 0x0100, "SH", b"INSIDE", implicit=True), undefined=True)
-    return minimal_head("unknown vr") + sequence(0x0029, 0x1010, [inner], undefined=True, vr="UN")
+    return _head_of("unknown vr") + sequence(0x0029, 0x1010, [inner], undefined=True, vr="UN")
 
 
 def group_lengths() -> bytes:
@@ -479,67 +320,10 @@ def bomb(rows: int = 65535, columns: int = 65535) -> bytes:
     return write(dataset)
 
 
-def minimal_head(name: str) -> bytes:
+def _head_of(name: str) -> bytes:
     """A file that ends behind its patient's name; elements of higher groups may be appended."""
     return (
         file_head(instance=uid("builders", name))
         + element(0x0010, 0x0010, "PN", b"Phantom^Zero")
         + element(0x0029, 0x0010, "LO", b"DCMARK TESTING")
     )
-
-
-def _all() -> dict[str, Callable[[], bytes]]:
-    colour = pattern((2, 3, 5, 3), np.uint8)
-    tables: tuple[OffsetTable, ...] = ("basic", "empty", "extended", "wrong", "short")
-    files: dict[str, Callable[[], bytes]] = {
-        f"minimal, {name}": (lambda name=name: minimal(syntax=name)) for name in SYNTAXES
-    }
-    for table in tables:
-        count = 1 if table == "extended" else 3
-        files[f"multi-frame, {table} offset table, {count} fragments"] = (
-            lambda table=table, count=count: multiframe(fragments=count, offset_table=table)
-        )
-    files |= {
-        "no preamble": lambda: minimal(preamble=False),
-        "no meta information, implicit": lambda: minimal(meta=False, syntax="implicit"),
-        "no meta information, explicit": lambda: minimal(meta=False),
-        "trailing bytes": lambda: minimal(trailing=b"\x0d\x0a and more behind the end"),
-        "8 bit, odd number of pixels": lambda: minimal(pattern((3, 3), np.uint8)),
-        "signed 12 of 16 bit": lambda: minimal(pattern((4, 5), np.int16, 12) & 0x0FFF, bits_stored=12),
-        "32 bit": lambda: minimal(pattern((4, 5), np.uint32)),
-        "colour by pixel, frames": lambda: minimal(colour, frames=True),
-        "colour by plane, frames": lambda: minimal(colour, frames=True, planar=True),
-        "undefined lengths": lambda: undefined_sequences(),
-        "undefined lengths, implicit": lambda: undefined_sequences(syntax="implicit"),
-        "undefined lengths, big endian": lambda: undefined_sequences(syntax="big"),
-        "undefined lengths, deflated": lambda: undefined_sequences(syntax="deflated"),
-        "explicit lengths": lambda: undefined_sequences(undefined=False),
-        "odd lengths": odd_lengths,
-        "icon": lambda: icon(),
-        "icon, native": lambda: icon(syntax="explicit"),
-        "one bit": lambda: one_bit(),
-        "float": lambda: float_pixels(),
-        "double": lambda: float_pixels(double=True),
-        "palette": lambda: palette(),
-        "palette, segmented": lambda: palette(segmented=True),
-        "overlay": lambda: overlay(),
-        "overlay in the pixels": lambda: overlay(embedded=True),
-        "waveform": lambda: waveform(),
-        "pdf": encapsulated_pdf,
-        "enhanced CT": lambda: enhanced_ct(),
-        "enhanced CT, frames shuffled": lambda: enhanced_ct(order=[2, 0, 3, 1]),
-        "unknown VR": unknown_vr,
-        "group lengths": group_lengths,
-        "declares gigabytes": lambda: bomb(),
-    }
-    return files
-
-
-AWKWARD_FILES: dict[str, Callable[[], bytes]] = _all()
-"""Every awkward file by what it shows; call to get its bytes."""
-
-__all__ = [
-    "AWKWARD_FILES", "bomb", "encapsulated_pdf", "enhanced_ct", "float_pixels", "group_lengths", "icon", "image_dataset",
-    "minimal", "multiframe", "odd_lengths", "one_bit", "overlay", "palette", "pattern", "syntax_uid", "undefined_sequences",
-    "unknown_vr", "waveform",
-]  # fmt: skip

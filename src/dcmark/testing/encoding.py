@@ -259,9 +259,7 @@ def _encoded(dataset: Dataset, syntax: Any) -> Dataset:
     if "PixelData" not in copy:
         return copy
     if syntax.is_encapsulated:
-        frames = [
-            codestream(frame, str(syntax), bits_stored=int(copy.BitsStored)) for frame in native_frames(dataset)
-        ]
+        frames = [codestream(frame, str(syntax), bits_stored=int(copy.BitsStored)) for frame in native_frames(dataset)]
         copy.PixelData = encapsulated_value(frames)
         copy["PixelData"].VR = "OB"
         copy["PixelData"].is_undefined_length = True

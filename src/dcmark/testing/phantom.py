@@ -47,8 +47,7 @@ def origin_mm(
     """Patient coordinates (x, y, z; LPS, mm) of the centre of voxel [0, 0, 0]."""
     spacing = spacing_mm or spacing_of(shape, region)
     z, y, x = (
-        middle - (size - 1) / 2 * step
-        for middle, size, step in zip(_MIDDLE[region], shape, spacing, strict=True)
+        middle - (size - 1) / 2 * step for middle, size, step in zip(_MIDDLE[region], shape, spacing, strict=True)
     )
     return (x, y, z)
 
@@ -115,9 +114,7 @@ def embolus_labels(
     return _labels(shape, seed, spacing_mm, region, parts.anatomy(seed).emboli)
 
 
-def _labels(
-    shape: Shape, seed: int, spacing_mm: Spacing | None, region: Region, tubes: Tubes
-) -> NDArray[np.uint8]:
+def _labels(shape: Shape, seed: int, spacing_mm: Spacing | None, region: Region, tubes: Tubes) -> NDArray[np.uint8]:
     spacing = spacing_mm or spacing_of(shape, region)
     labels = np.zeros(shape, dtype=np.uint8)
     for first, slab in _slabs(shape, spacing, region, seed, "venous"):
@@ -184,14 +181,10 @@ class _Slab:
         for ends, radii in zip(tubes.ends[near], tubes.radii[near] + np.float32(wall_mm), strict=True):
             box = self.box(ends.min(axis=0) - radii.max(), ends.max(axis=0) + radii.max())
             if box is not None:
-                self.paint(
-                    box, parts.capsule(*self.at(box), ends, radii), tubes.hu if hu is None else hu
-                )
+                self.paint(box, parts.capsule(*self.at(box), ends, radii), tubes.hu if hu is None else hu)
 
 
-def _slabs(
-    shape: Shape, spacing: Spacing, region: Region, seed: int, phase: Phase
-) -> Iterator[tuple[int, _Slab]]:
+def _slabs(shape: Shape, spacing: Spacing, region: Region, seed: int, phase: Phase) -> Iterator[tuple[int, _Slab]]:
     who = parts.anatomy(seed)
     x0, y0, z0 = origin_mm(shape, spacing_mm=spacing, region=region)
     z, y, x = (
@@ -208,16 +201,19 @@ def _slabs(
             sway += (amplitude * np.sin(across * back[None, :] + along * deep[:, None] + start))[:, :, None]
         for amplitude, across, along, start in who.warp[3:]:
             heave += (amplitude * np.sin(across * left[None, :] + along * deep[:, None] + start))[:, None, :]
-        yield first, _Slab(
-            hu=np.full((len(level), *shape[1:]), -1000, dtype=np.float32),
-            x=left[None, None, :] + sway,
-            y=back[None, :, None] + heave,
-            z=deep[:, None, None],
-            axes=(level, y, x),
-            scale=who.scale,
-            edge=max(0.9, 1.1 * min(spacing)) if min(spacing) < 3 else 3.0,
-            words=parts.PHASES[phase],
-            who=who,
+        yield (
+            first,
+            _Slab(
+                hu=np.full((len(level), *shape[1:]), -1000, dtype=np.float32),
+                x=left[None, None, :] + sway,
+                y=back[None, :, None] + heave,
+                z=deep[:, None, None],
+                axes=(level, y, x),
+                scale=who.scale,
+                edge=max(0.9, 1.1 * min(spacing)) if min(spacing) < 3 else 3.0,
+                words=parts.PHASES[phase],
+                who=who,
+            ),
         )
 
 
@@ -255,7 +251,9 @@ def _walls(slab: _Slab, everywhere: Box, cavity: Float) -> None:
     fat = 9.0 + 5.0 * np.clip(np.abs(x) / 120 - 0.4, 0, 1) + 4.0 * np.clip(-y / 100, 0, 1)
     muscle = parts.smooth_max(body + fat, cavity - (34.0 + np.clip(1.3 * (z - 135), 0, 90)), 10.0)
     slab.paint(everywhere, muscle, 56.0)
-    aside = np.clip((np.abs(x) - 35) / 10, 0, 1) * np.clip((200 - z) / 30, 0, 1) * np.clip((-4 - (body + fat)) / 4, 0, 1)
+    aside = (
+        np.clip((np.abs(x) - 35) / 10, 0, 1) * np.clip((200 - z) / 30, 0, 1) * np.clip((-4 - (body + fat)) / 4, 0, 1)
+    )
     for depth, width in ((12.0, 1.5), (20.5, 1.1)):
         layer = np.clip(0.5 + (width - np.abs(cavity - depth - 2 * np.sin(x / 17) - 2 * np.sin(y / 13))), 0, 1)
         slab.hu[...] += layer * aside * (-75 - slab.hu)

@@ -7,6 +7,7 @@ same bytes, UIDs included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmark.testing.builders import (
-    AWKWARD_FILES,
-    encapsulated_pdf,
-    enhanced_ct,
+    OffsetTable,
+    bomb,
     float_pixels,
+    group_lengths,
     icon,
+    image_dataset,
     minimal,
     multiframe,
     odd_lengths,
@@ -27,9 +29,10 @@ from dcmark.testing.builders import (
     palette,
     pattern,
     undefined_sequences,
-    waveform,
+    unknown_vr,
 )
 from dcmark.testing.encoding import SYNTAXES, codestream, syntax_uid, uid, write
+from dcmark.testing.objects import encapsulated_pdf, enhanced_ct, waveform
 from dcmark.testing.phantom import (
     contact_sheet,
     embolus_labels,
@@ -44,10 +47,11 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 __all__ = [
-    "AWKWARD_FILES", "AXIAL", "CORONAL", "SAGITTAL", "SYNTAXES", "codestream", "contact_sheet", "ct_datasets", "ct_series",
-    "ct_slice", "embolus_labels", "encapsulated_pdf", "enhanced_ct", "float_pixels", "icon", "lesion_labels", "minimal",
-    "multiframe", "odd_lengths", "one_bit", "origin_mm", "overlay", "palette", "pattern", "phantom", "save", "spacing_of",
-    "syntax_uid", "uid", "undefined_sequences", "waveform", "window", "write",
+    "AWKWARD_FILES", "AXIAL", "CORONAL", "SAGITTAL", "SYNTAXES", "bomb", "codestream", "contact_sheet", "ct_datasets",
+    "ct_series", "ct_slice", "embolus_labels", "encapsulated_pdf", "enhanced_ct", "float_pixels", "group_lengths", "icon",
+    "image_dataset", "lesion_labels", "minimal", "multiframe", "odd_lengths", "one_bit", "origin_mm", "overlay", "palette",
+    "pattern", "phantom", "save", "spacing_of", "syntax_uid", "uid", "undefined_sequences", "unknown_vr", "waveform",
+    "window", "write",
 ]  # fmt: skip
 
 Vector = tuple[float, float, float]
@@ -239,3 +243,51 @@ def ct_series(
         options["bits_stored"] = 16
     datasets = ct_datasets(volume, spacing_mm=spacing_mm, **options)
     return save(datasets, out_dir, transfer_syntax=transfer_syntax, names=names)
+
+
+def _awkward_files() -> dict[str, Callable[[], bytes]]:
+    colour = pattern((2, 3, 5, 3), np.uint8)
+    tables: tuple[OffsetTable, ...] = ("basic", "empty", "extended", "wrong", "short")
+    files: dict[str, Callable[[], bytes]] = {f"minimal, {name}": partial(minimal, syntax=name) for name in SYNTAXES}
+    for table in tables:
+        count = 1 if table == "extended" else 3
+        files[f"multi-frame, {table} offset table, {count} fragments"] = partial(
+            multiframe, fragments=count, offset_table=table
+        )
+    return files | {
+        "no preamble": partial(minimal, preamble=False),
+        "no meta information, implicit": partial(minimal, meta=False, syntax="implicit"),
+        "no meta information, explicit": partial(minimal, meta=False),
+        "trailing bytes": partial(minimal, trailing=b"\x0d\x0a and more behind the end"),
+        "8 bit, odd number of pixels": partial(minimal, pattern((3, 3), np.uint8)),
+        "signed, 12 bits stored": partial(minimal, pattern((4, 5), np.int16, 12) & 0x0FFF, bits_stored=12),
+        "32 bit": partial(minimal, pattern((4, 5), np.uint32)),
+        "colour by pixel, frames": partial(minimal, colour, frames=True),
+        "colour by plane, frames": partial(minimal, colour, frames=True, planar=True),
+        "undefined lengths": undefined_sequences,
+        "undefined lengths, implicit": partial(undefined_sequences, syntax="implicit"),
+        "undefined lengths, big endian": partial(undefined_sequences, syntax="big"),
+        "undefined lengths, deflated": partial(undefined_sequences, syntax="deflated"),
+        "explicit lengths": partial(undefined_sequences, undefined=False),
+        "odd lengths": odd_lengths,
+        "icon": icon,
+        "icon, native": partial(icon, syntax="explicit"),
+        "one bit": one_bit,
+        "float": float_pixels,
+        "double": partial(float_pixels, double=True),
+        "palette": palette,
+        "palette, segmented": partial(palette, segmented=True),
+        "overlay": overlay,
+        "overlay in the pixels": partial(overlay, embedded=True),
+        "waveform": waveform,
+        "pdf": encapsulated_pdf,
+        "enhanced CT": enhanced_ct,
+        "enhanced CT, frames shuffled": partial(enhanced_ct, order=[2, 0, 3, 1]),
+        "unknown VR": unknown_vr,
+        "group lengths": group_lengths,
+        "declares gigabytes": bomb,
+    }
+
+
+AWKWARD_FILES: dict[str, Callable[[], bytes]] = _awkward_files()
+"""Every awkward file by what it shows; call to get its bytes."""

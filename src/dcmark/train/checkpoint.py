@@ -29,6 +29,13 @@ from dcmark.train import pggan, stylegan2, stylegan3
 MAX_BYTES = 4 << 30
 """Largest checkpoint read, bytes; the largest official ones are below 400 MB."""
 
+_CLASSES: dict[type[nn.Module], str] = {
+    stylegan3.Generator: "Generator",
+    stylegan2.Generator: "Generator",
+    stylegan2.Discriminator: "Discriminator",
+    pggan.Generator: "G_paper",
+    pggan.Discriminator: "D_paper",
+}
 _EXPECTED = "expected an official checkpoint of StyleGAN2, StyleGAN3 or PGGAN"
 
 
@@ -76,6 +83,19 @@ class Imported:
             raise UnsupportedError(f"expected settings of a published network in {name!r}, found: {error}") from error
         load_official_state(model, tensors)
         return model.eval()
+
+    @classmethod
+    def of(cls, models: Mapping[str, nn.Module]) -> Imported:
+        """The same for models of ours, such as ``{"G": ..., "D": ..., "G_ema": ...}``."""
+        networks = {}
+        for name, model in models.items():
+            kind = next((kind for known, kind in _CLASSES.items() if type(model) is known), None)
+            if kind is None:
+                raise UsageError(f"expected a generator or discriminator of dcmark.train, found {type(model).__name__}")
+            networks[name] = {"class": kind, "settings": cast(Any, model).config.to_official()}
+        format_ = "pggan" if any(n["class"] in {"G_paper", "D_paper"} for n in networks.values()) else "stylegan"
+        tensors = {name: export_official_state(model) for name, model in models.items()}
+        return cls({"format": format_, "networks": networks}, tensors)
 
 
 def _build(kind: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -51,3 +51,15 @@ def renamed(
             "only models of the published architectures can be loaded"
         )
     return {ours: value for _, ours, value in given if ours is not None}
+
+
+def in_official_words(
+    config: Any, names: Mapping[str, str], nested: str = "", nested_names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The inverse of :func:`renamed`: all settings as official keyword arguments."""
+    settings: dict[str, Any] = {
+        theirs: getattr(config, ours) for theirs, ours in names.items() if hasattr(config, ours)
+    }
+    if nested:
+        settings[nested] = {theirs: getattr(config, ours) for theirs, ours in (nested_names or {}).items()}
+    return settings

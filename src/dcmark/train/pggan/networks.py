@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dcmark.errors import UsageError
 from dcmark.train.layers import minibatch_deviation, unit_length
-from dcmark.train.settings import check_range, check_resolution, renamed
+from dcmark.train.settings import check_range, check_resolution, in_official_words, renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,10 @@ class Config:
             UnsupportedError: a setting that this implementation has no counterpart for.
         """
         return cls(**renamed(settings, _OFFICIAL_NAMES, "", {}))
+
+    def to_official(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_official`; ``precision`` is not part of it."""
+        return in_official_words(self, _OFFICIAL_NAMES)
 
 
 _OFFICIAL_NAMES = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcmark.errors import UnsupportedError
-from dcmark.train.settings import Precision, check_range, check_resolution, renamed
+from dcmark.train.settings import Precision, check_range, check_resolution, in_official_words, renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,10 @@ class DiscriminatorConfig(_Pyramid):
                 raise UnsupportedError(f"the checkpoint sets options in {key} that are not supported")
         return cls(**renamed(settings, _OFFICIAL_NAMES, "epilogue_kwargs", {"mbstd_group_size": "group"}))
 
+    def to_official(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_official`; ``precision`` is not part of it."""
+        return in_official_words(self, _OFFICIAL_NAMES, "epilogue_kwargs", {"mbstd_group_size": "group"})
+
 
 @dataclass(frozen=True, slots=True)
 class GeneratorConfig(_Pyramid):
@@ -108,6 +112,10 @@ class GeneratorConfig(_Pyramid):
     def from_official(cls, settings: Mapping[str, Any]) -> GeneratorConfig:
         """As :meth:`DiscriminatorConfig.from_official`."""
         return cls(**renamed(settings, _OFFICIAL_NAMES, "mapping_kwargs", {"num_layers": "mapping_layers"}))
+
+    def to_official(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_official`; ``precision`` is not part of it."""
+        return in_official_words(self, _OFFICIAL_NAMES, "mapping_kwargs", {"num_layers": "mapping_layers"})
 
 
 _OFFICIAL_NAMES = {

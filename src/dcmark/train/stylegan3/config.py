@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dcmark.train.settings import Precision, check_range, check_resolution, renamed
+from dcmark.train.settings import Precision, check_range, check_resolution, in_official_words, renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,10 @@ class Config:
             UnsupportedError: a setting that this implementation has no counterpart for.
         """
         return cls(**renamed(settings, _OFFICIAL_NAMES, "mapping_kwargs", {"num_layers": "mapping_layers"}))
+
+    def to_official(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_official`; ``precision`` is not part of it."""
+        return in_official_words(self, _OFFICIAL_NAMES, "mapping_kwargs", {"num_layers": "mapping_layers"})
 
 
 _OFFICIAL_NAMES = {

@@ -43,9 +43,7 @@ def beside(out: Path) -> Path:
     return out / VIEW_FILE if out.is_dir() else out.with_name(f"{out.name}.{VIEW_FILE}")
 
 
-def write(
-    place: Path, about: Mapping[str, Any], items: Iterable[str], left_out: Iterable[str] = ()
-) -> None:
+def write(place: Path, about: Mapping[str, Any], items: Iterable[str], left_out: Iterable[str] = ()) -> None:
     """Write a side file.
 
     Args:
