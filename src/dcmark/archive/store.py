@@ -218,9 +218,9 @@ def open_archive(path: str | os.PathLike[str], *, create: bool = False) -> Archi
 
 
 def _created_by() -> str:
-    from dcmark import __version__
+    from importlib.metadata import version
 
-    return f"dcmark {__version__}"
+    return f"dcmark {version('dcmark')}"
 
 
 def _info_as_dict(info: Info) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+Float = NDArray[np.floating[Any]]
 Point = tuple[float, float, float]
 Phase = Literal["native", "pulmonary", "arterial", "venous"]
 
@@ -187,12 +187,10 @@ def liver_distance(x: Any, y: Any, z: Any) -> Float:
     return near
 
 
-def _tubes(*parts: tuple[Point, Point, float, float], hu: float | str) -> Tubes:
-    return Tubes(
-        np.array([part[:2] for part in parts], dtype=np.float32),
-        np.array([part[2:] for part in parts], dtype=np.float32),
-        hu,
-    )
+def _tubes(hu: float | str, *paths: Sequence[tuple[float, float, float, float]]) -> Tubes:
+    """Tubes along paths of points (x, y, z, radius)."""
+    pairs = np.array([pair for path in paths for pair in zip(path, path[1:], strict=False)], dtype=np.float32)
+    return Tubes(pairs[..., :3], pairs[..., 3], hu)
 
 
 HEART_PARTS = (
@@ -205,44 +203,71 @@ HEART_PARTS = (
     Organ((52, -24, 24), (7, 5, 8), "myocardium", -42),
     Organ((38, -41, 24), (6, 4, 7), "myocardium", -42),
 )
+VENA_CAVA = _tubes(
+    "ivc",
+    ((-26, -4, 22, 11), (-18, 22, 2, 12), (-20, 24, -60, 12), (-16, 30, -215, 10)),
+)
+PULMONARY_ARTERY = _tubes(
+    "right heart",
+    ((20, -44, 58, 14), (22, -28, 82, 14), (30, -4, 92, 12), (50, 14, 92, 9), (56, 24, 66, 6)),
+    ((24, -14, 88, 13), (-8, -2, 84, 12), (-46, 6, 82, 9), (-50, 20, 58, 6)),
+)
+PORTAL_VEIN = _tubes(
+    "portal",
+    ((-40, -2, -84, 6.5), (4, 0, -88, 6.5), (0, -6, -150, 5)),
+    ((4, 0, -88, 5), (70, 22, -70, 4)),
+)
 GREAT_VESSELS = (
-    _tubes(((-26, -22, 50), (-25, -16, 95), 9, 9), ((-25, -16, 95), (-20, -18, 150), 9, 7),
-           ((-20, -18, 148), (40, -22, 165), 6, 6), hu="svc"),
-    _tubes(((-18, 22, 2), (-20, 24, -60), 12, 12), ((-20, 24, -60), (-16, 30, -215), 12, 10),
-           ((-26, -4, 22), (-18, 22, 2), 11, 12), hu="ivc"),
-    _tubes(((6, -18, 46), (-2, -24, 66), 14, 15), ((-2, -24, 66), (-8, -24, 100), 15, 15),
-           ((-8, -24, 100), (2, -8, 118), 15, 14), ((2, -8, 118), (16, 22, 120), 14, 13),
-           ((16, 22, 120), (22, 37, 104), 13, 12), ((22, 37, 104), (22, 38, 0), 12, 11),
-           ((22, 38, 0), (8, 30, -60), 11, 10), ((8, 30, -60), (8, 30, -215), 10, 8.5),
-           ((-2, -8, 122), (-14, -8, 170), 6, 5), ((6, 2, 122), (16, 2, 175), 4, 4), ((14, 16, 122), (26, 12, 172), 5, 4.5),
-           ((8, 26, -84), (6, 8, -100), 4, 3.5), ((6, 8, -100), (4, -2, -180), 3.5, 3),
-           ((8, 24, -72), (10, 6, -74), 4, 3.5), ((10, 6, -74), (60, 14, -66), 3, 2.5),
-           ((12, 32, -108), (44, 44, -112), 3, 2.5), ((4, 34, -108), (-40, 44, -114), 3, 2.5), hu="aorta"),
-    _tubes(((20, -44, 58), (22, -28, 82), 14, 14), ((22, -28, 82), (30, -4, 92), 14, 12), ((30, -4, 92), (50, 14, 92), 11, 9),
-           ((24, -14, 88), (-8, -2, 84), 13, 12), ((-8, -2, 84), (-46, 6, 82), 11, 9),
-           ((50, 14, 92), (56, 24, 66), 8, 6), ((-46, 6, 82), (-50, 20, 58), 8, 6), hu="right heart"),
-    _tubes(((-26, 14, 56), (-52, 12, 66), 8, 6), ((-26, 18, 48), (-54, 26, 38), 8, 6),
-           ((30, 14, 58), (56, 4, 70), 8, 6), ((30, 18, 48), (56, 30, 40), 8, 6), hu="left heart"),
-    _tubes(((-40, -2, -84), (4, 0, -88), 6.5, 6.5), ((4, 0, -88), (0, -6, -150), 5.5, 5),
-           ((4, 0, -88), (70, 22, -70), 5, 4), hu="portal"),
+    _tubes(
+        "svc",
+        ((-26, -22, 50, 9), (-25, -16, 95, 9), (-20, -18, 150, 7)),
+        ((-20, -18, 148, 6), (40, -22, 165, 6)),
+    ),
+    VENA_CAVA,
+    _tubes(
+        "aorta",
+        ((6, -18, 46, 14), (-2, -24, 66, 15), (-8, -24, 100, 15), (2, -8, 118, 14), (16, 22, 120, 13),
+         (22, 37, 104, 12), (22, 38, 0, 11), (8, 30, -60, 10), (8, 30, -215, 8.5)),
+        ((-2, -8, 122, 6), (-14, -8, 170, 5)),
+        ((6, 2, 122, 4), (16, 2, 175, 4)),
+        ((14, 16, 122, 5), (26, 12, 172, 4.5)),
+        ((8, 26, -84, 4), (6, 8, -100, 3.5), (4, -2, -180, 3)),
+        ((8, 24, -72, 4), (10, 6, -74, 3.5), (60, 14, -66, 2.5)),
+        ((12, 32, -108, 3), (44, 44, -112, 2.5)),
+        ((4, 34, -108, 3), (-40, 44, -114, 2.5)),
+    ),
+    PULMONARY_ARTERY,
+    _tubes(
+        "left heart",
+        ((-26, 14, 56, 8), (-52, 12, 66, 6)),
+        ((-26, 18, 48, 8), (-54, 26, 38, 6)),
+        ((30, 14, 58, 8), (56, 4, 70, 6)),
+        ((30, 18, 48, 8), (56, 30, 40, 6)),
+    ),
+    PORTAL_VEIN,
 )  # fmt: skip
-"""Superior and inferior vena cava, aorta and its branches, pulmonary arteries and veins, portal vein."""
+"""Venae cavae, aorta and its branches, pulmonary arteries and veins, portal vein."""
 
 CORONARIES = (
-    _tubes(((12, -24, 66), (26, -42, 66), 2.2, 2), ((26, -42, 66), (44, -62, 46), 2, 1.7), ((44, -62, 46), (66, -66, 22), 1.7, 1.2),
-           ((24, -36, 66), (48, -12, 58), 2, 1.7), ((48, -12, 58), (66, -2, 36), 1.7, 1.1),
-           ((-6, -34, 66), (-18, -52, 58), 2.1, 2), ((-18, -52, 58), (-24, -50, 20), 2, 1.7), ((-24, -50, 20), (0, -24, -2), 1.7, 1.2),
-           hu="left heart"),
-    _tubes(((30, -46, 62), (34, -50, 57), 1.4, 1.2), hu=900.0),
-)  # fmt: skip
+    _tubes(
+        "left heart",
+        ((12, -24, 66, 2.2), (26, -42, 66, 2), (44, -62, 46, 1.7), (66, -66, 22, 1.2)),
+        ((24, -36, 66, 2), (48, -12, 58, 1.7), (66, -2, 36, 1.1)),
+        ((-6, -34, 66, 2.1), (-18, -52, 58, 2), (-24, -50, 20, 1.7), (0, -24, -2, 1.2)),
+    ),
+    _tubes(900.0, ((30, -46, 62, 1.4), (34, -50, 57, 1.2))),
+)
+"""Coronary arteries, and a calcified plaque in one."""
+
 AIRWAYS = _tubes(
-    ((0, 4, 250), (0, 12, 112), 9.0, 9.0), ((0, 12, 112), (-18, 16, 94), 8.0, 7.0), ((-18, 16, 94), (-42, 18, 82), 6.5, 5.5),
-    ((-42, 18, 82), (-52, 24, 50), 5.0, 3.5), ((-36, 17, 86), (-52, 8, 112), 4.5, 3.0), ((0, 12, 112), (24, 20, 90), 7.5, 6.0),
-    ((24, 20, 90), (46, 24, 76), 5.5, 5.0), ((46, 24, 76), (58, 32, 46), 4.5, 3.0), ((40, 22, 80), (58, 4, 100), 4.2, 2.8),
-    ((-52, 24, 50), (-66, 38, 18), 3.2, 2.0), ((58, 32, 46), (70, 42, 12), 3.0, 2.0), ((-52, 8, 112), (-62, -6, 140), 3.0, 1.8),
-    ((58, 4, 100), (64, -10, 132), 2.8, 1.8), ((-50, 22, 58), (-74, -18, 40), 3.0, 1.8), ((56, 28, 54), (80, -10, 40), 2.6, 1.7),
-    hu=-985.0,
-)  # fmt: skip
+    -985.0,
+    ((0, 4, 250, 9), (0, 12, 112, 8.5), (-18, 16, 94, 7), (-42, 18, 82, 5.5), (-52, 24, 50, 3.5), (-66, 38, 18, 2)),
+    ((-36, 17, 86, 4.5), (-52, 8, 112, 3), (-62, -6, 140, 1.8)),
+    ((-50, 22, 58, 3), (-74, -18, 40, 1.8)),
+    ((0, 12, 112, 8), (24, 20, 90, 6), (46, 24, 76, 5), (58, 32, 46, 3), (70, 42, 12, 2)),
+    ((40, 22, 80, 4.2), (58, 4, 100, 2.8), (64, -10, 132, 1.8)),
+    ((56, 28, 54, 2.6), (80, -10, 40, 1.7)),
+)
 ABDOMEN = (
     Organ((100, 32, -54), (33, 46, 50), "spleen", -25),
     Organ((56, -26, -60), (37, 33, 44), 70.0, -15),
@@ -336,23 +361,25 @@ def _lesions(rng: np.random.Generator) -> NDArray[np.float64]:
     wanted, found = int(rng.integers(5, 10)), np.empty((0, 4))
     while len(found) < wanted:
         centre = rng.uniform((-135, -80, -130), (45, 60, -15))
+        x, y, z = (float(value) for value in centre)
         radius = float(rng.choice([3.5, 5, 7, 9, 12, 16], p=[0.15, 0.25, 0.25, 0.15, 0.12, 0.08]))
         apart = list(np.linalg.norm(found[:, :3] - centre, axis=1) - found[:, 3] - 4)
-        apart += [float(ellipsoid(*centre, organ)) for organ in ABDOMEN]
+        apart += [float(ellipsoid(x, y, z, organ)) for organ in ABDOMEN]
         apart += [
-            float(capsule(*centre, ends, radii))
-            for tubes in (GREAT_VESSELS[1], GREAT_VESSELS[5])
+            float(capsule(x, y, z, ends, radii))
+            for tubes in (VENA_CAVA, PORTAL_VEIN)
             for ends, radii in zip(tubes.ends, tubes.radii, strict=True)
         ]
-        if min(apart) > radius + 1 and float(liver_distance(*centre)) < -radius - 2:
+        if min(apart) > radius + 1 and float(liver_distance(x, y, z)) < -radius - 2:
             found = np.vstack([found, [*centre, radius]])
     return found
 
 
 def _emboli(rng: np.random.Generator, arteries: Sequence[Tubes]) -> Tubes:
     """Filling defects that lie in the wide branches: part of a vessel's length, thinner than its bore."""
-    central = GREAT_VESSELS[3]
-    choice = [(central.ends[i], central.radii[i]) for i in rng.choice([2, 4, 5, 6], 2, replace=False)]
+    central = PULMONARY_ARTERY
+    beyond_trunk = np.arange(2, len(central.ends))
+    choice = [(central.ends[i], central.radii[i]) for i in rng.choice(beyond_trunk, 2, replace=False)]
     for tree in arteries:
         wide = np.flatnonzero(tree.radii[:, 0] > 3.0)
         picked = rng.choice(wide, min(2, len(wide)), replace=False)
@@ -368,10 +395,11 @@ def _emboli(rng: np.random.Generator, arteries: Sequence[Tubes]) -> Tubes:
 def _bowel(rng: np.random.Generator) -> tuple[Organ, ...]:
     """Loops with a wall, content, and gas where it rises to: the front."""
     loops: list[Organ] = []
-    colon = [(x, -58 + 0.002 * x * x, -128 + 0.0016 * x * x, 17.0) for x in np.arange(-96, 100, 19.0)]
-    colon += [(side * 104, -4, z, 18.0) for side in (-1, 1) for z in np.arange(-205, -140, 20)]
+    colon = [(float(x), -58 + 0.002 * x * x, -128 + 0.0016 * x * x, 17.0) for x in np.arange(-96, 100, 19.0)]
+    colon += [(side * 104.0, -4.0, float(z), 18.0) for side in (-1, 1) for z in np.arange(-205, -140, 20)]
     colon += [(92, -40, -78, 17.0), (104, -14, -96, 18.0)]
-    small = [(*rng.uniform((-72, -56, -215), (84, 16, -112)), float(rng.uniform(12, 17))) for _ in range(60)]
+    low, high = (-72, -56, -215, 12), (84, 16, -112, 17)
+    small = [(x, y, z, r) for x, y, z, r in rng.uniform(low, high, (60, 4)).tolist()]
     for number, (x, y, z, r) in enumerate(colon + small):
         jitter = rng.uniform(-4, 4, 3)
         at: Point = (float(x + jitter[0]), float(y + jitter[1]), float(z + jitter[2]))

@@ -297,6 +297,10 @@ def _content(kind: str, name: tuple[str, str, str], relation: str = "CONTAINS", 
     return made
 
 
+def _image(image: Dataset, relation: str) -> Dataset:
+    return _dataset(RelationshipType=relation, ValueType="IMAGE", ReferencedSOPSequence=_sequence(_reference(image)))
+
+
 def _root(made: Dataset, name: tuple[str, str, str], template: str, children: Sequence[Dataset]) -> None:
     """Turn a data set into the root of a content tree (PS3.3 C.17.3)."""
     made.ValueType, made.ContinuityOfContent = "CONTAINER", "SEPARATE"
@@ -313,9 +317,8 @@ def key_objects(source: Sequence[Dataset], chosen: Sequence[int], *, series: int
     made.CurrentRequestedProcedureEvidenceSequence = _evidence(source, used)
     children = [
         _content("TEXT", ("113012", "DCM", "Key Object Description"), TextValue="Slices that show a lesion"),
-        *(_dataset(RelationshipType="CONTAINS", ValueType="IMAGE", ReferencedSOPSequence=_sequence(_reference(image)))
-          for image in used),
-    ]  # fmt: skip
+        *(_image(image, "CONTAINS") for image in used),
+    ]
     _root(made, ("113004", "DCM", "For Teaching"), "2010", children)
     return made
 
@@ -334,8 +337,11 @@ def measurement_report(source: Sequence[Dataset], labels: NDArray[np.uint8], *, 
         area = int((labels[number] == label).sum())
         if label not in largest or area > largest[label][0]:
             largest[label] = (area, number, points)
-    groups = [_lesion(label, area * pixel_mm2, points, source[number], uid(source[0].SeriesInstanceUID, "tracking", label))
-              for label, (area, number, points) in sorted(largest.items())]  # fmt: skip
+    series_uid = source[0].SeriesInstanceUID
+    groups = [
+        _lesion(label, area * pixel_mm2, points, source[number], uid(series_uid, "tracking", label))
+        for label, (area, number, points) in sorted(largest.items())
+    ]
     used = [source[number] for number in sorted({number for _, number, _ in largest.values()})]
     if used:
         made.CurrentRequestedProcedureEvidenceSequence = _evidence(source, used)
@@ -366,9 +372,7 @@ def _lesion(label: int, area_mm2: float, points: NDArray[np.float32], image: Dat
     region = _content(
         "SCOORD", ("111030", "DCM", "Image Region"), GraphicType="POLYLINE",
         GraphicData=[float(value) for value in points.ravel()],
-        ContentSequence=_sequence(
-            _dataset(RelationshipType="SELECTED FROM", ValueType="IMAGE", ReferencedSOPSequence=_sequence(_reference(image)))
-        ),
+        ContentSequence=_sequence(_image(image, "SELECTED FROM")),
     )  # fmt: skip
     area = _content(
         "NUM", ("42798000", "SCT", "Area"),

@@ -226,8 +226,8 @@ def _paint_patient(slab: _Slab, emboli: bool) -> None:
     _walls(slab, everywhere, cavity)
     floor = parts.diaphragm(x, y) - 3.0
     below = np.maximum(cavity + 4.0, z - floor)
-    _abdomen(slab, everywhere, below)
-    _chest(slab, everywhere, emboli)
+    _abdomen(slab, below)
+    _chest(slab, emboli)
     _ribs(slab, everywhere, cavity)
     _spine(slab)
     _front_bones(slab)
@@ -260,8 +260,8 @@ def _walls(slab: _Slab, everywhere: Box, cavity: Float) -> None:
     slab.paint(everywhere, cavity, -98.0)
 
 
-def _abdomen(slab: _Slab, everywhere: Box, below: Float) -> None:
-    x, y, z = slab.x, slab.y, slab.z
+def _abdomen(slab: _Slab, below: Float) -> None:
+    z = slab.z
     if float(z.flat[0]) < 20:
         for organ in slab.who.bowel:
             slab.organ(organ, below)
@@ -281,8 +281,8 @@ def _abdomen(slab: _Slab, everywhere: Box, below: Float) -> None:
             slab.organ(organ, below)
 
 
-def _chest(slab: _Slab, everywhere: Box, emboli: bool) -> None:
-    x, y, z = slab.x, slab.y, slab.z
+def _chest(slab: _Slab, emboli: bool) -> None:
+    y, z = slab.y, slab.z
     paraspinal = Organ((0, 76, 0), (36, 26, 900), 58.0)
     slab.organ(paraspinal)
     if float(z.flat[-1]) > -110:
@@ -391,7 +391,7 @@ def _add_noise(slab: _Slab, seed: int, first: int, noise_hu: float) -> None:
     wave = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :]).astype(np.float32)
     sharp = wave * np.exp(-((wave / 0.27) ** 2))
     soft = np.exp(-((wave / 0.055) ** 2))
-    z, y, x = slab.axes
+    _, y, x = slab.axes
     middle = np.exp(-(((x / 175) ** 2)[None, :] + ((y / 130) ** 2)[:, None]))
     for number in range(slices):
         rng = np.random.default_rng([seed, 0x201, first + number])
@@ -408,13 +408,15 @@ def coarsened(volume: NDArray[np.int16], factor: int) -> NDArray[np.int16]:
     """Thick slices: every ``factor`` slices averaged; (slices // factor, rows, columns)."""
     count = len(volume) // factor
     thick = volume[: count * factor].reshape(count, factor, *volume.shape[1:]).mean(axis=1)
-    return np.rint(thick).astype(np.int16)
+    rounded: NDArray[np.int16] = np.rint(thick).astype(np.int16)
+    return rounded
 
 
 def window(volume: NDArray[np.int16], centre: float, width: float) -> NDArray[np.uint8]:
     """HU as 8-bit greys, for looking at (PS3.3 C.11.2.1.3.2)."""
     grey = (volume.astype(np.float32) - centre) / width + 0.5
-    return (np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    shown: NDArray[np.uint8] = (np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    return shown
 
 
 def contact_sheet(pictures: Sequence[NDArray[np.uint8]], columns: int = 5) -> NDArray[np.uint8]:
