@@ -10,19 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcmark.errors import UsageError
-from dcmark.read.volumes import (
-    FrameRange,
-    frames_of,
-    split_mosaic,
-)
-from volume_series import (
-    AXIAL,
-    codes,
-    found,
-    only,
-)
+from dcmark.read.volumes import FrameRange, FrameTags, frames_of, needs_dataset, split_mosaic
+from volume_series import AXIAL, codes, found, only, series
 
-# frames_of: how data sets state where frames stand
+
+def test_files_whose_columns_do_not_say_enough_are_known():
+    rows = series(6)
+    rows[1]["number_of_frames"] = 30
+    rows[2]["image_type"] = "ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC"
+    rows[3] |= {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.20", "image_position_patient": None}
+    rows[4]["image_type"] = "ORIGINAL\\PRIMARY\\DIFFUSION"
+    rows[5] |= {"image_type": "ORIGINAL\\PRIMARY\\DIFFUSION", "diffusion_b_value": 0}
+    assert needs_dataset(FrameTags.from_rows(rows)).tolist() == [False, True, True, True, True, False]
 
 
 def enhanced(stated: int, per_frame: int, phases: int = 1):
@@ -191,6 +190,9 @@ def csa_header(**elements: list[str]) -> bytes:
     return out
 
 
+GOOD_CSA = csa_header(NumberOfImagesInMosaic=["7"], SliceNormalVector=["0.0", "0.0", "1.0"])
+
+
 def mosaic(header: bytes | None, number: int = 1):
     dataset = multiframe(
         SOPClassUID="1.2.840.10008.5.1.4.1.1.4",
@@ -243,6 +245,8 @@ def test_a_mosaic_stacked_against_the_normal_keeps_the_order_of_its_tiles():
         b"SV10\4\3\2\1\xff\xff\xff\xff",
         csa_header(NumberOfImagesInMosaic=["7"]),
         csa_header(SliceNormalVector=["a"]),
+        GOOD_CSA[:-3],
+        GOOD_CSA.replace(b"SV10", b"SV09"),
     ],
 )
 def test_a_mosaic_that_does_not_say_how_it_is_cut_is_an_error_finding(header):
@@ -253,6 +257,5 @@ def test_a_mosaic_that_does_not_say_how_it_is_cut_is_an_error_finding(header):
 
 @given(st.binary(max_size=600))
 def test_a_damaged_csa_header_never_raises(noise):
-    good = csa_header(NumberOfImagesInMosaic=["7"], SliceNormalVector=["0.0", "0.0", "1.0"])
-    for header in (noise, b"SV10" + noise, good[: len(noise)] + noise):
+    for header in (noise, b"SV10" + noise, GOOD_CSA[: len(noise)] + noise):
         frames_of(mosaic(header), "f")

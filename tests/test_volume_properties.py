@@ -10,30 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcmark.errors import UsageError
-from dcmark.geometry import (
-    largest_distance_mm,
-)
-from dcmark.read.volumes import (
-    FrameRow,
-    FrameTags,
-    find_volumes,
-)
-from volume_series import (
-    AXIAL,
-    TIMES,
-    changing,
-    codes,
-    found,
-    later,
-    only,
-    renamed,
-    series,
-    tilted,
-    wandering,
-    without,
-)
-
-# Properties
+from dcmark.geometry import largest_distance_mm
+from dcmark.read.volumes import FrameRow, FrameTags, find_volumes
+from volume_series import AXIAL, TIMES, changing, codes, found, later, only, renamed, series, tilted, wandering, without
 
 
 @st.composite

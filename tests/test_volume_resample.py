@@ -6,25 +6,9 @@ import numpy as np
 import pytest
 
 from dcmark.errors import LimitError, UsageError
-from dcmark.geometry import (
-    shear_degrees,
-    to_mm,
-    voxels,
-)
-from dcmark.read.volumes import (
-    regular_grid,
-    resample,
-)
-from volume_series import (
-    AXIAL,
-    changing,
-    only,
-    series,
-    tilted,
-    wandering,
-)
-
-# Resampling
+from dcmark.geometry import shear_degrees, to_mm, voxels
+from dcmark.read.volumes import regular_grid, resample
+from volume_series import AXIAL, changing, only, series, tilted, wandering
 
 
 def linear_field(points: np.ndarray) -> np.ndarray:
@@ -81,6 +65,14 @@ def test_labels_are_resampled_without_new_values_and_without_a_new_type():
     assert result.dtype == np.uint8
     assert set(np.unique(result)) <= {0, 3, 200}
     assert np.count_nonzero(result) == np.count_nonzero(labels)
+
+
+def test_missing_labels_are_those_of_the_nearer_slice():
+    rows = series()
+    volume = only(rows[:7] + rows[9:])
+    labels = np.arange(18, dtype=np.uint8)[:, None, None] * np.ones(volume.shape[1:], np.uint8)
+    result, _, _ = resample(labels, volume, interpolation="nearest")
+    assert result[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 7, *range(7, 18)]
 
 
 def test_colour_slices_are_resampled_too():

@@ -8,30 +8,9 @@ import numpy as np
 import pytest
 
 from dcmark.errors import UsageError
-from dcmark.geometry import (
-    orientation_letters,
-    shear_degrees,
-    to_mm,
-    voxels,
-)
-from dcmark.read.volumes import (
-    FrameTags,
-    Tolerances,
-    find_volumes,
-    regular_grid,
-)
-from volume_series import (
-    AXIAL,
-    TIMES,
-    codes,
-    found,
-    later,
-    message,
-    only,
-    renamed,
-    series,
-    without,
-)
+from dcmark.geometry import orientation_letters, shear_degrees, to_mm, voxels
+from dcmark.read.volumes import FrameTags, Tolerances, find_volumes, regular_grid
+from volume_series import AXIAL, TIMES, codes, found, later, message, only, renamed, series, without
 
 # The ordinary series, in every disguise that must change nothing
 
@@ -130,6 +109,18 @@ def test_two_missing_slices_are_counted_and_placed():
     assert np.allclose(to_mm(volume.affine, voxels([volume.slice_index[-1], 0, 0])), (-100, -80, 48))
 
 
+def test_a_segmentation_leaves_out_empty_slices_and_misses_none():
+    rows = series(sop_class_uid="1.2.840.10008.5.1.4.1.1.66.4", modality="SEG", file="seg")
+    rows = [{**row, "frame": i, "segment_number": 1 + i // 20} for i, row in enumerate(rows + rows)]
+    del rows[12], rows[7]
+    result = found(rows)
+    assert [volume.split for volume in result.volumes] == [
+        (("ReferencedSegmentNumber", "2"),),
+        (("ReferencedSegmentNumber", "1"),),
+    ]
+    assert codes(result.volumes[1]) == {"empty-slices-left-out", "split"}
+
+
 def test_more_missing_than_present_is_an_error():
     rows = series(60)[:6] + series(60)[-5:]
     volume = only(rows)
@@ -145,6 +136,12 @@ def test_copies_are_left_out_by_their_pixels():
     assert codes(volume) == {"duplicate"}
     (leftover,) = result.leftovers
     assert [frame.file for frame in leftover.frames] == ["zfile004", "zfile009"]
+
+
+def test_blanks_in_image_type_make_no_difference():
+    rows = series()
+    result = found(rows + renamed(rows[:1], "z", image_type="ORIGINAL \\PRIMARY\\AXIAL "))
+    assert [leftover.finding.code for leftover in result.leftovers] == ["duplicate"]
 
 
 def test_equal_border_slices_of_two_phases_are_no_copies():
@@ -231,6 +228,13 @@ def test_two_phases_are_two_volumes_told_apart_by_what_explains_them(attribute, 
         guessed = attribute == "InstanceNumber"
         assert ("phases-by-instance-number" in codes(volume)) == guessed
         assert attribute in message(volume, "split")
+
+
+def test_phases_of_several_acquisitions_each_are_split_by_time_alone():
+    rows = [{**row, "acquisition_number": 1 + i // 10} for i, row in enumerate(series())]
+    result = found(rows + later(rows))
+    assert [volume.shape[0] for volume in result.volumes] == [20, 20]
+    assert all("acquisitions-joined" in codes(volume) for volume in result.volumes)
 
 
 def test_diffusion_splits_by_b_value_and_then_by_direction():
@@ -371,6 +375,13 @@ def test_few_slices_with_gaps_are_counted_by_their_stated_thickness():
     assert volume.spacing[0] == pytest.approx(2)
 
 
+@pytest.mark.parametrize("there", [(0, 2, 5, 7, 10, 12, 14, 17, 19), (0, 2, 4, 6, 7, 9, 11, 13, 15, 17, 19)])
+def test_the_step_is_found_though_most_neighbours_are_missing(there):
+    rows = without(series(), "slice_thickness")
+    volume = only([rows[i] for i in there])
+    assert volume.missing == tuple(sorted(set(range(20)) - set(there)))
+
+
 def test_a_last_slice_in_order_that_stands_too_far_is_kept():
     rows = series()
     rows[19]["image_position_patient"] = (-100.0, -80.0, 10.0 + 2 * 19.3)
@@ -461,6 +472,12 @@ def test_ct_without_a_place_is_kept_in_order_and_warned_about(lost):
     assert codes(volume) == {"missing-geometry"}
     with pytest.raises(UsageError, match="none"):
         regular_grid(volume)
+
+
+def test_ct_without_a_place_follows_slice_location_where_it_is_stated():
+    rows = [{**row, "slice_location": -float(i)} for i, row in enumerate(without(series(), "image_position_patient"))]
+    volume = only(rows)
+    assert [frame.file for frame in volume.frames] == [f"file{i:03d}" for i in range(19, -1, -1)]
 
 
 @pytest.mark.parametrize(

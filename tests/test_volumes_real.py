@@ -9,23 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcmark.geometry import (
-    affine_to_nifti,
-    flip,
-)
-from dcmark.read.volumes import (
-    frames_of,
-)
-from volume_series import (
-    codes,
-    found,
-    message,
-    only,
-    read_folder,
-)
-
-# Real files
-
+from dcmark.geometry import affine_to_nifti, flip
+from dcmark.read.volumes import frames_of
+from volume_series import codes, found, message, only, read_folder
 
 DICOM2NIFTI = "icometrix+dicom2nifti/tests/data"
 PACSMAN = "TranslationalML+PACSMAN_data/pacsman_data/data"

@@ -163,7 +163,9 @@ def native_frame(data: Bytes, layout: PixelLayout, limits: Limits = LIMITS) -> A
     values = pixels * (2 if shared_chroma else layout.samples)
     expected = (values * layout.bits_allocated + 7) // 8
     swapped = layout.big_endian and layout.bits_allocated <= 8
-    if not expected + (expected % 2 if swapped else 0) <= len(data) <= expected + 1:
+    if swapped and len(data) == expected and expected % 2:
+        raise DecodeError("expected the byte that shares a word with the last one of the frame (8-bit OW); found none")
+    if not expected <= len(data) <= expected + 1:
         raise DecodeError(
             f"expected {expected} bytes for a frame of {layout.rows} x {layout.columns} x {layout.samples} at "
             f"{layout.bits_allocated} bits ({layout.photometric}); found {len(data)}"
@@ -178,7 +180,7 @@ def native_frame(data: Bytes, layout: PixelLayout, limits: Limits = LIMITS) -> A
         order = ">" if layout.big_endian else "<"
         if layout.number != "int":
             kind = dtype_of(layout)
-            flat = np.frombuffer(data, kind.newbyteorder(order), values).astype(kind)
+            flat = np.frombuffer(data, f"{order}f{kind.itemsize}", values).astype(kind)
         else:
             size = layout.bits_allocated // 8
             words = np.frombuffer(data, f"{order}u{size}", values).astype(f"u{size}")

@@ -268,8 +268,12 @@ def _padding(dataset: Dataset, kind: np.dtype[Any]) -> list[tuple[float, float]]
     return [(min(value, limit), max(value, limit))]
 
 
-def _as_stored(value: float, kind: np.dtype[Any]) -> float:
-    """A padding value written as US where the pixels are signed, or as SS where they are not."""
+def _as_stored(value: float, kind: np.dtype[Any]) -> int:
+    """A padding value written as US where the pixels are signed, or as SS where they are not.
+
+    A Python int, so that the comparison is made in the type of the pixels and not in float64.
+    """
+    value = int(value)
     info = np.iinfo(kind)
     span = 1 << max(16, info.bits)
     if value > info.max and kind.kind == "i":

@@ -95,23 +95,29 @@ class Scale:
 
 
 def _piece(stored: NDArray[Any], piece: Piece) -> NDArray[np.float32]:
+    values: NDArray[np.float32]
+    slope, intercept = piece.slope, piece.intercept
     if piece.table is not None:
         index = np.clip(stored.astype(np.int64) - piece.first, 0, len(piece.table) - 1)
-        return piece.table.astype(np.float32)[index]
-    slope, intercept = piece.slope, piece.intercept
-    if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
-        whole = slope == int(slope) and intercept == int(intercept)
-        if whole and 65535 * abs(slope) + abs(intercept) <= _EXACT:
-            if slope == 1:
-                return np.add(stored, np.float32(intercept), dtype=np.float32)
+        values = piece.table.astype(np.float32)[index]
+    elif stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and _whole(slope, intercept):
+        if slope == 1:
+            values = np.add(stored, np.float32(intercept), dtype=np.float32)
+        else:
             values = np.multiply(stored, np.float32(slope), dtype=np.float32)
             values += np.float32(intercept)
-            return values
-    if slope == 1 and intercept == 0:
-        return stored.astype(np.float32)
-    exact = np.multiply(stored, slope, dtype=np.float64)
-    exact += intercept
-    return exact.astype(np.float32)
+    elif slope == 1 and intercept == 0:
+        values = stored.astype(np.float32)
+    else:
+        exact = np.multiply(stored, slope, dtype=np.float64)
+        exact += intercept
+        values = exact.astype(np.float32)
+    return values
+
+
+def _whole(slope: float, intercept: float) -> bool:
+    """Is stored x slope + intercept a whole number that float32 holds, for every 16-bit value?"""
+    return slope.is_integer() and intercept.is_integer() and 65535 * abs(slope) + abs(intercept) <= _EXACT
 
 
 STORED = Scale("stored", "1", "stored values as they are (PS3.3 C.7.6.3)")

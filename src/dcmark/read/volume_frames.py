@@ -125,7 +125,7 @@ class Texts:
 class FrameTags:
     """Columns of tags, a row a frame. Absent values are NaN in numbers, -1 in the codes of texts.
 
-    Made by ``from_columns`` (fast) or ``from_rows``; never changed.
+    Made by ``from_columns`` (fast) or ``from_rows``; never changed. ``file`` and ``frame`` together name a row.
     """
 
     count: int

@@ -18,8 +18,6 @@ _UNEVEN_RUN = 3
 """So many equal double steps in a row are a change of spacing rather than missing slices."""
 _FEWEST_FOR_GUESS = 6
 """Slices needed before a step that no header states may be read out of their positions alone."""
-_MOST_THINNED = 3
-"""At most so many times as many places as slices, where the step is a guess."""
 
 
 def cluster(values: Floats, tolerance: float) -> Codes:
@@ -202,7 +200,7 @@ def fit_lattice(along: Floats, stated: tuple[float, ...], tolerances: Tolerances
         if guessed:
             # A fine enough lattice fits anything: ask for more of a step that nothing states.
             allowed = min(allowed, max(tolerances.same_place_mm, tolerances.place_fraction * fitted))
-        if stray <= allowed and (not guessed or places[-1] < _MOST_THINNED * len(along)):
+        if stray <= allowed:
             return Lattice(origin, fitted, places, _kind(places), stray, smallest, largest)
     step = float(np.median(gaps))
     return Lattice(float(along[0]), step, (along - along[0]) / step, "uneven", 0.0, smallest, largest)
@@ -254,24 +252,43 @@ def _kind(places: Floats) -> str:
     return "gaps"
 
 
-def off_lattice(along: Floats, instance: Floats, tolerances: Tolerances) -> NDArray[np.bool_]:
+def set_aside(
+    along: Floats, instance: Floats, stated: tuple[float, ...], lattice: Lattice, tolerances: Tolerances
+) -> tuple[NDArray[np.bool_], Lattice]:
+    """Frames that stand off the grid of the others, and the lattice of the others.
+
+    Args:
+        along: (n,) mm, strictly ascending.
+        instance: (n,) instance numbers, NaN where absent.
+        stated: as for ``fit_lattice``.
+        lattice: of all frames.
+    """
+    nothing = np.zeros(len(along), dtype=np.bool_)
+    if lattice.kind == "even" or len(along) < 4:
+        return nothing, lattice
+    common = most_common_gap(np.diff(along))
+    fits = lattice.kind != "uneven" and lattice.step > 0.9 * common
+    aside = _off_lattice(along, instance, lattice.step if fits else common, tolerances)
+    if not aside.any():
+        return nothing, lattice
+    without = fit_lattice(along[~aside], stated, tolerances)
+    # Nothing is off a grid where the others make none; and a finer grid that holds all is given up only for
+    # one that is whole without the few.
+    good = ("even", "gaps") if fits or lattice.kind == "uneven" else ("even",)
+    return (aside, without) if without.kind in good else (nothing, lattice)
+
+
+def _off_lattice(along: Floats, instance: Floats, step: float, tolerances: Tolerances) -> NDArray[np.bool_]:
     """Which few frames do not belong to an otherwise even stack: reference images.
 
     A frame is set aside when the rest stands on a lattice without it, and it either stands between two places
     that are taken, or lies beyond the ends off the lattice, or so far beyond them that the instance numbers
     speak against a gap. A lone slice that is merely displaced from an empty place of its own is kept: the
     spacing is uneven then.
-
-    Args:
-        along: (n,) mm, strictly ascending.
-        instance: (n,) instance numbers, NaN where absent.
     """
     count = len(along)
     aside = np.zeros(count, dtype=np.bool_)
     allowed = max(1, int(tolerances.off_grid_fraction * count))
-    if count < 4:
-        return aside
-    step = most_common_gap(np.diff(along))
     tolerance = tolerance_of(step, tolerances)
     places = _places_of_majority(along, step)
     if places is None:

@@ -15,6 +15,7 @@ from dcmark.read.volume_model import Split, Tolerances
 
 Rows = NDArray[np.int64]
 
+_PRIVATE_B_VALUES = frozenset({"DIFFUSION"})
 LOCALIZER_WORDS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY"})
 SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 _FILE_IS_A_WORLD = SEGMENTATIONS | {
@@ -68,6 +69,20 @@ def geometry_of(tags: FrameTags) -> Geometry:
     state = np.where(absent, 1, np.where(valid, 0, 2))
     cosines[state != 0] = np.nan
     return Geometry(state, position, cosines, spacing)
+
+
+def needs_dataset(tags: FrameTags) -> NDArray[np.bool_]:
+    """Rows, one a file, whose frames only ``frames_of`` can describe: (count,) booleans.
+
+    Files of several frames, mosaics, nuclear medicine (its place stands in Detector Information) and diffusion
+    images without Diffusion b-value (which may be private). All others are described by their columns.
+    """
+    several = tags.number("number_of_frames") > 1
+    sop_class = tags.text("sop_class_uid")
+    nuclear = np.isin(sop_class.codes, [i for i, uid in enumerate(sop_class.values) if uid == NUCLEAR])
+    placeless = ~np.isfinite(tags.vector("image_position_patient")[:, 0])
+    diffusion = _image_type_says(tags, _PRIVATE_B_VALUES) & ~np.isfinite(tags.number("diffusion_b_value"))
+    return several | is_mosaic(tags) | nuclear & placeless | diffusion
 
 
 def is_localizer(tags: FrameTags) -> NDArray[np.bool_]:

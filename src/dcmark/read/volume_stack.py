@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dcmark.findings import Finding
 from dcmark.geometry import AffineLps, PointsLps, affine_of_slices, directions, normal
 from dcmark.read.volume_frames import FrameTags
-from dcmark.read.volume_grid import Floats, Lattice, fit_lattice, off_lattice, tolerance_of
+from dcmark.read.volume_grid import Floats, Lattice, fit_lattice, set_aside, tolerance_of
 from dcmark.read.volume_model import GridKind, Split, Tiles, Tolerances
 from dcmark.read.volume_split import SEGMENTATIONS, SPACING_MM, Geometry
 
@@ -91,14 +91,7 @@ def stack_drafts(
         return
     stated = _stated(tags, rows)
     lattice = fit_lattice(along, stated, tolerances)
-    aside = np.zeros(len(rows), dtype=np.bool_)
-    if lattice.kind != "even":
-        aside = off_lattice(along, tags.number("instance_number")[rows], tolerances)
-        if aside.any():
-            without = fit_lattice(along[~aside], stated, tolerances)
-            # Nothing is off a grid where the others make none.
-            aside &= without.kind in ("even", "gaps")
-            lattice = without if aside.any() else lattice
+    aside, lattice = set_aside(along, tags.number("instance_number")[rows], stated, lattice, tolerances)
     keep = ~aside
     yield _build(tags, geometry, rows[keep], frame, lattice, along[keep], inside[keep], wander_mm, tolerances)
     for row in rows[aside]:

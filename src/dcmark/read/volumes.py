@@ -45,6 +45,7 @@ from dcmark.read.volume_split import (
     hard_groups,
     is_localizer,
     is_mosaic,
+    needs_dataset,
     separate,
 )
 from dcmark.read.volume_stack import Draft, Frame, off_grid_draft, stack_drafts
@@ -67,6 +68,7 @@ __all__ = [
     "VolumeSet",
     "find_volumes",
     "frames_of",
+    "needs_dataset",
     "regular_grid",
     "resample",
     "split_mosaic",
@@ -419,4 +421,4 @@ def _id(uid: str, frames: Sequence[FrameId]) -> str:
         listed = f"{frames.file}:{frames.start}+{frames.count}"
     else:
         listed = "\n".join(f"{file}:{frame}" for file, frame in frames)
-    return hashlib.sha256(f"{uid}\n{listed}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(f"{uid}\n{listed}".encode("utf-8", "surrogatepass")).hexdigest()[:16]

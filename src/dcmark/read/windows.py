@@ -54,7 +54,9 @@ class Window:
             level -= self.centre
             level *= -4 / self.width
             with np.errstate(over="ignore"):
-                return cast(Floats, 1 / (1 + np.exp(level, out=level)))
+                np.exp(level, out=level)
+            level += 1
+            return np.reciprocal(level, out=level)
         if self.function == "LINEAR" and self.width == 1:
             return np.where(np.isnan(level), np.nan, level > self.centre - 0.5)
         if self.function == "LINEAR":

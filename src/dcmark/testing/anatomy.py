@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -189,7 +190,7 @@ def liver_distance(x: Any, y: Any, z: Any) -> Float:
 
 def _tubes(hu: float | str, *paths: Sequence[tuple[float, float, float, float]]) -> Tubes:
     """Tubes along paths of points (x, y, z, radius)."""
-    pairs = np.array([pair for path in paths for pair in zip(path, path[1:], strict=False)], dtype=np.float32)
+    pairs = np.array([pair for path in paths for pair in pairwise(path)], dtype=np.float32)
     return Tubes(pairs[..., :3], pairs[..., 3], hu)
 
 

@@ -17,17 +17,21 @@ from numpy.typing import NDArray
 from dcmark.testing import anatomy as parts
 from dcmark.testing.anatomy import Float, Organ, Phase, Tubes
 
-__all__ = ["Phase", "Region", "embolus_labels", "lesion_labels", "origin_mm", "phantom", "spacing_of"]
+__all__ = ["Phase", "Region", "embolus_labels", "lesion_labels", "lesions_mm", "origin_mm", "phantom", "spacing_of"]
 
 Region = Literal["body", "chest", "heart", "liver"]
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+Point = tuple[float, float, float]
 Box = tuple[slice, slice, slice]
 
 _MIDDLE: dict[Region, tuple[float, float, float]] = {
-    "body": (18, 16, 0), "chest": (88, 16, 0), "heart": (40, -22, 14), "liver": (-55, 16, 0),
-}  # fmt: skip
-"""z, y, x in mm of the middle of the volume."""
+    "body": (0, 16, 18),
+    "chest": (0, 16, 88),
+    "heart": (14, -22, 40),
+    "liver": (0, 16, -55),
+}
+"""Patient coordinates of the middle of the volume, mm."""
 _HEIGHT: dict[Region, float] = {"body": 400, "chest": 270, "heart": 130, "liver": 200}
 _WIDTH: dict[Region, float] = {"body": 390, "chest": 390, "heart": 200, "liver": 390}
 _SLAB_VOXELS = 2_000_000
@@ -58,6 +62,7 @@ def phantom(
     *,
     spacing_mm: Spacing | None = None,
     region: Region = "body",
+    middle_mm: Point | None = None,
     phase: Phase = "venous",
     emboli: bool = False,
     noise_hu: float = 11.0,
@@ -69,6 +74,7 @@ def phantom(
         seed: the patient: size, shape, vessels, liver lesions, emboli, bowel, and the noise.
         spacing_mm: slice, row and column spacing; left out, ``region`` fills the volume.
         region: what the volume is centred on, and what it spans where no spacing is given.
+        middle_mm: patient coordinates (x, y, z; LPS) that the volume is centred on instead.
         phase: of the contrast medium.
         emboli: paint the pulmonary emboli that ``embolus_labels`` delineates.
         noise_hu: standard deviation of the noise in the middle of the body; 0 for none.
@@ -78,7 +84,7 @@ def phantom(
     """
     spacing = spacing_mm or spacing_of(shape, region)
     volume = np.empty(shape, dtype=np.int16)
-    for first, slab in _slabs(shape, spacing, region, seed, phase):
+    for first, slab in _slabs(shape, spacing, region, middle_mm, seed, phase):
         _paint_patient(slab, emboli)
         if noise_hu > 0:
             _add_noise(slab, seed, first, noise_hu)
@@ -92,6 +98,7 @@ def lesion_labels(
     *,
     spacing_mm: Spacing | None = None,
     region: Region = "body",
+    middle_mm: Point | None = None,
 ) -> NDArray[np.uint8]:
     """The liver metastases of ``phantom`` with the same arguments: 0 background, 1, 2, ... one a lesion."""
     balls = parts.anatomy(seed).lesions
@@ -100,7 +107,7 @@ def lesion_labels(
         np.repeat(balls[:, 3:], 2, axis=1).astype(np.float32),
         0.0,
     )
-    return _labels(shape, seed, spacing_mm, region, spheres)
+    return _labels(shape, seed, spacing_mm, region, middle_mm, spheres)
 
 
 def embolus_labels(
@@ -109,15 +116,18 @@ def embolus_labels(
     *,
     spacing_mm: Spacing | None = None,
     region: Region = "body",
+    middle_mm: Point | None = None,
 ) -> NDArray[np.uint8]:
     """The pulmonary emboli of ``phantom(..., emboli=True)``: 0 background, 1, 2, ... one an embolus."""
-    return _labels(shape, seed, spacing_mm, region, parts.anatomy(seed).emboli)
+    return _labels(shape, seed, spacing_mm, region, middle_mm, parts.anatomy(seed).emboli)
 
 
-def _labels(shape: Shape, seed: int, spacing_mm: Spacing | None, region: Region, tubes: Tubes) -> NDArray[np.uint8]:
+def _labels(
+    shape: Shape, seed: int, spacing_mm: Spacing | None, region: Region, middle_mm: Point | None, tubes: Tubes
+) -> NDArray[np.uint8]:
     spacing = spacing_mm or spacing_of(shape, region)
     labels = np.zeros(shape, dtype=np.uint8)
-    for first, slab in _slabs(shape, spacing, region, seed, "venous"):
+    for first, slab in _slabs(shape, spacing, region, middle_mm, seed, "venous"):
         part = labels[first : first + len(slab.hu)]
         for number, (ends, radii) in enumerate(zip(tubes.ends, tubes.radii, strict=True), 1):
             box = slab.box(ends.min(axis=0) - radii.max(), ends.max(axis=0) + radii.max())
@@ -184,9 +194,11 @@ class _Slab:
                 self.paint(box, parts.capsule(*self.at(box), ends, radii), tubes.hu if hu is None else hu)
 
 
-def _slabs(shape: Shape, spacing: Spacing, region: Region, seed: int, phase: Phase) -> Iterator[tuple[int, _Slab]]:
+def _slabs(
+    shape: Shape, spacing: Spacing, region: Region, middle: Point | None, seed: int, phase: Phase
+) -> Iterator[tuple[int, _Slab]]:
     who = parts.anatomy(seed)
-    x0, y0, z0 = origin_mm(shape, spacing_mm=spacing, region=region)
+    x0, y0, z0 = origin_mm(shape, spacing_mm=spacing, region=region, middle_mm=middle)
     z, y, x = (
         (start + np.arange(size) * step).astype(np.float32)
         for start, size, step in zip((z0, y0, x0), shape, spacing, strict=True)

@@ -27,7 +27,7 @@ from dcmark.read.sources.files import GuardedFile
 from dcmark.read.sources.members import BUFFER, STEP, Budget, Container, MemberStream, Origin, Turn, damage_told
 
 _FED = 1 << 16  # packed bytes given to a decoder that can be told how much to put out
-_FED_GREEDY = 1 << 12  # to one that puts out all it can: at most 32,768 times as much
+_FED_GREEDY = 1 << 10  # to one that puts out all it can: at most 32,768 times as much
 _ENCODED_HEADER = b"\x17"
 
 
@@ -187,10 +187,13 @@ class _Feed:
     """
 
     def __init__(self, file: BinaryIO, start: int, decoder: Any) -> None:
+        from py7zr.compressor import CopyDecompressor
+
         self._gave = False
         self._file, self._at = file, start
         self._hungry = _hunger(decoder)
-        self._piece = _FED_GREEDY if self._hungry is None else _FED
+        greedy = self._hungry is None and not isinstance(decoder, CopyDecompressor)
+        self._piece = _FED_GREEDY if greedy else _FED
 
     def read(self, size: int) -> bytes:
         if self._hungry is not None and not self._hungry():
