@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dcmark.archive.store import Archive, open_archive
     from dcmark.archive.verify import VerifyReport, verify
     from dcmark.ingestion import IngestReport, ingest
+    from dcmark.out.report.page import report
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ _HOMES = {
     "VerifyReport": "dcmark.archive.verify",
     "ingest": "dcmark.ingestion",
     "IngestReport": "dcmark.ingestion",
+    "report": "dcmark.out.report.page",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "ingest",
     "open_archive",
     "query",
+    "report",
     "restore",
     "verify",
 ]

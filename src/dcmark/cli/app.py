@@ -247,6 +247,31 @@ def restore(
 
 
 @app.command()
+def report(
+    archive: ArchivePath,
+    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="The page to write.")],
+    pdf: Annotated[Path | None, typer.Option(help="Write the contact sheets as a PDF too.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws other random slices.")] = 0,
+    sample: Annotated[int, typer.Option(min=1, max=100_000, help="Frames to decode.")] = 200,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """One page to look at before trusting a dataset: findings, odd tags, values, random slices."""
+    import dcmark
+
+    dcmark.report(
+        dcmark.open_archive(archive),
+        out,
+        pdf=pdf,
+        seed=seed,
+        sample=sample,
+        overwrite=overwrite,
+        progress=draw.progress(quiet),
+    )
+    draw.line(f"written: {out}" + (f" and {pdf}" if pdf else ""))
+
+
+@app.command()
 def gc(
     archive: ArchivePath,
     exclusive: Annotated[

@@ -82,12 +82,47 @@ def physical(
     Raises:
         ValueMeaningError: the header does not define the quantity; the message names what is missing.
     """
+    return recipe_of(dataset, stored.dtype, frame, quantity, series_start=series_start).apply(stored)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Stored values to physical ones: a scale, and what is no value at all. Found once, for all frames that share it.
+
+    Attributes:
+        scale: see ``Scale``.
+        padding: ranges of stored values that become NaN, both ends inside.
+    """
+
+    scale: Scale
+    padding: tuple[tuple[float, float], ...] = ()
+
+    def fill(self, stored: NDArray[Any], out: NDArray[np.float32]) -> None:
+        """Write the physical values of ``stored`` to ``out``, float32 of the same shape."""
+        self.scale.apply(stored, out)
+        for low, high in self.padding:
+            hidden = stored == low if low == high else (stored >= low) & (stored <= high)
+            if hidden.any():
+                out[hidden] = np.nan
+
+    def apply(self, stored: NDArray[Any]) -> Physical:
+        """The physical values of ``stored``."""
+        values = np.empty(stored.shape, np.float32)
+        self.fill(stored, values)
+        return Physical(values, self.scale.quantity, self.scale.unit, self.scale.how)
+
+
+def recipe_of(
+    dataset: Dataset,
+    kind: np.dtype[Any],
+    frame: int = 0,
+    quantity: str | None = None,
+    *,
+    series_start: datetime | None = None,
+) -> Recipe:
+    """How stored values of type ``kind`` become physical ones; arguments and errors as for ``physical``."""
     scale = scale_of(dataset, frame, quantity, series_start=series_start)
-    values = scale.apply(stored)
-    for low, high in _padding(dataset, stored.dtype):
-        hidden = stored == low if low == high else (stored >= low) & (stored <= high)
-        np.copyto(values, np.float32(np.nan), where=hidden)
-    return Physical(values, scale.quantity, scale.unit, scale.how)
+    return Recipe(scale, tuple(_padding(dataset, kind)))
 
 
 def quantities(dataset: Dataset, frame: int = 0) -> list[str]:

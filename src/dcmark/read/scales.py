@@ -78,41 +78,45 @@ class Scale:
         )
         return Scale(quantity, unit, f"{self.how}; {how}", pieces)
 
-    def apply(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Physical values, float32, of the shape of ``stored``.
+    def apply(self, stored: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Physical values, float32, of the shape of ``stored``; written to ``out`` where it is given.
 
         The result is that of float64 arithmetic rounded to float32; where all numbers are whole and small, float32
         arithmetic gives just that and is used.
         """
+        values = np.empty(stored.shape, np.float32) if out is None else out
         first = self.pieces[0]
         if len(self.pieces) == 1 and first.low == -np.inf and first.high == np.inf:
-            return _piece(stored, first)
-        values = np.full(stored.shape, np.nan, np.float32)
+            _piece(stored, first, values)
+            return values
+        values[...] = np.nan
         for piece in self.pieces:
             inside = (stored >= piece.low) & (stored <= piece.high)
-            values[inside] = _piece(stored[inside], piece)
+            part = stored[inside]
+            values[inside] = _piece(part, piece, np.empty(part.shape, np.float32))
         return values
 
 
-def _piece(stored: NDArray[Any], piece: Piece) -> NDArray[np.float32]:
-    values: NDArray[np.float32]
+def _piece(stored: NDArray[Any], piece: Piece, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Physical values of one piece, in one pass over memory wherever float32 arithmetic is exact."""
     slope, intercept = piece.slope, piece.intercept
     if piece.table is not None:
-        index = np.clip(stored.astype(np.int64) - piece.first, 0, len(piece.table) - 1)
-        values = piece.table.astype(np.float32)[index]
+        # Clipped as float64: whole numbers of 32 bits fit, and floating-point pixels have a place too.
+        index = np.clip(np.floor(stored.astype(np.float64)) - piece.first, 0, len(piece.table) - 1).astype(np.int64)
+        np.take(piece.table.astype(np.float32), index, out=out)
     elif stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and _whole(slope, intercept):
         if slope == 1:
-            values = np.add(stored, np.float32(intercept), dtype=np.float32)
+            np.add(stored, np.float32(intercept), out=out, dtype=np.float32)
         else:
-            values = np.multiply(stored, np.float32(slope), dtype=np.float32)
-            values += np.float32(intercept)
+            np.multiply(stored, np.float32(slope), out=out, dtype=np.float32)
+            out += np.float32(intercept)
     elif slope == 1 and intercept == 0:
-        values = stored.astype(np.float32)
+        out[...] = stored
     else:
         exact = np.multiply(stored, slope, dtype=np.float64)
         exact += intercept
-        values = exact.astype(np.float32)
-    return values
+        out[...] = exact
+    return out
 
 
 def _whole(slope: float, intercept: float) -> bool:

@@ -242,7 +242,8 @@ def _enhanced(
         row = cast("dict[str, Any]", {**common, "frame": i})
         row.update(_functional_groups(per_frame[i]))
         if named:
-            values = _numbers(_get(_item(per_frame[i], "FrameContentSequence") or {}, "DimensionIndexValues") or ())
+            content = _item(per_frame[i], "FrameContentSequence")
+            values = None if content is None else _numbers(_get(content, "DimensionIndexValues") or ())
             if values and len(values) > max(named):
                 row["dimension_index"] = "/".join(f"{values[j]:.0f}" for j in named)
         rows.append(cast("FrameRow", row))

@@ -70,7 +70,8 @@ def _chain(values: Floats, tolerance: float) -> Codes:
 
 
 def _unique_rows(keys: NDArray[np.generic]) -> Codes:
-    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    codes: Codes = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,17 +299,17 @@ def _off_lattice(along: Floats, instance: Floats, step: float, tolerances: Toler
     on = np.flatnonzero(~off)
     first, last = near[on[0]], near[on[-1]]
     taken = set(near[on].tolist())
-    for i in np.flatnonzero(off):
+    for i in np.flatnonzero(off).tolist():
         between = first < places[i] < last
         crowded = between and {np.floor(places[i]), np.ceil(places[i])} <= taken
         beyond = not between and max(first - places[i], places[i] - last) > 1.5
         out_of_order = not between and _out_of_order(i, on, instance)
         aside[i] = crowded or beyond or out_of_order
-    for i, neighbour in ((0, 1), (count - 1, count - 2)):
-        distance = abs(places[i] - places[neighbour])
-        if distance >= tolerances.far_steps and np.isfinite(instance[[i, neighbour]]).all():
-            numbers = abs(instance[i] - instance[neighbour])
-            aside[i] |= abs(numbers - distance) > 0.5 * distance
+    for end, neighbour in ((0, 1), (count - 1, count - 2)):
+        distance = abs(places[end] - places[neighbour])
+        if distance >= tolerances.far_steps and np.isfinite(instance[[end, neighbour]]).all():
+            numbers = abs(instance[end] - instance[neighbour])
+            aside[end] |= abs(numbers - distance) > 0.5 * distance
     if not 0 < aside.sum() <= allowed:
         return np.zeros(count, dtype=np.bool_)
     return aside

@@ -77,20 +77,20 @@ class FrameRange(Sequence[FrameId]):
 
     file: str
     start: int
-    count: int
+    length: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __iter__(self) -> Iterator[FrameId]:
-        return (FrameId(self.file, self.start + i) for i in range(self.count))
+        return (FrameId(self.file, self.start + i) for i in range(self.length))
 
     @overload
     def __getitem__(self, index: int) -> FrameId: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[FrameId]: ...
     def __getitem__(self, index: int | slice) -> FrameId | Sequence[FrameId]:
-        numbers = range(self.start, self.start + self.count)[index]
+        numbers = range(self.start, self.start + self.length)[index]
         if isinstance(numbers, int):
             return FrameId(self.file, numbers)
         return tuple(FrameId(self.file, number) for number in numbers)
@@ -106,7 +106,7 @@ class Split(NamedTuple):
 class Tiles(NamedTuple):
     """A mosaic: slices laid out in one frame, row by row, ``per_side`` to a row of tiles."""
 
-    count: int
+    slices: int
     per_side: int
     rows: int
     columns: int
@@ -169,7 +169,7 @@ class Volume:
     def as_dict(self) -> dict[str, Any]:
         """The volume as plain data, for JSON and tables; frames of a cine as their range."""
         if isinstance(self.frames, FrameRange):
-            frames: Any = {"file": self.frames.file, "start": self.frames.start, "count": self.frames.count}
+            frames: Any = {"file": self.frames.file, "start": self.frames.start, "count": self.frames.length}
         else:
             frames = [list(frame) for frame in self.frames]
         return {

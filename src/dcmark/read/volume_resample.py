@@ -210,4 +210,4 @@ def split_mosaic(picture: NDArray[Any], volume: Volume) -> NDArray[Any]:
     side = tiles.per_side
     cut = picture[: side * tiles.rows, : side * tiles.columns]
     cut = cut.reshape(side, tiles.rows, side, tiles.columns, *picture.shape[2:]).swapaxes(1, 2)
-    return cut.reshape(side * side, tiles.rows, tiles.columns, *picture.shape[2:])[: tiles.count]
+    return cut.reshape(side * side, tiles.rows, tiles.columns, *picture.shape[2:])[: tiles.slices]

@@ -263,17 +263,17 @@ class _Series:
         shift = np.array([width - tiles.columns, height - tiles.rows]) / 2 * frame.spacing[::-1]
         first = self.geometry.position[row] + frame.along_row * shift[0] + frame.down_column * shift[1]
         step = plane_normal / np.linalg.norm(plane_normal) * between
-        draft.grid, draft.tiles = "regular" if tiles.count > 1 else "single", tiles
-        draft.shape = (tiles.count, tiles.rows, tiles.columns)
+        draft.grid, draft.tiles = "regular" if tiles.slices > 1 else "single", tiles
+        draft.shape = (tiles.slices, tiles.rows, tiles.columns)
         draft.affine = affine_of_slices(first, frame.cosines, frame.spacing, step)
         draft.spacing = (between, float(frame.spacing[0]), float(frame.spacing[1]))
-        draft.slice_index = np.arange(tiles.count, dtype=np.float64)
+        draft.slice_index = np.arange(tiles.slices, dtype=np.float64)
         draft.positions = PointsLps(first + draft.slice_index[:, None] * step)
         draft.findings.append(
             Finding(
                 "info",
                 "mosaic",
-                f"{tiles.count} slices of {tiles.rows} x {tiles.columns} pixels lie in one frame, {per_side} to a row",
+                f"{tiles.slices} slices of {tiles.rows} x {tiles.columns} pixels lie in one frame, {per_side} to a row",
                 "shape and affine are those after split_mosaic",
             )
         )
@@ -418,7 +418,7 @@ class _Series:
 
 def _id(uid: str, frames: Sequence[FrameId]) -> str:
     if isinstance(frames, FrameRange):
-        listed = f"{frames.file}:{frames.start}+{frames.count}"
+        listed = f"{frames.file}:{frames.start}+{frames.length}"
     else:
         listed = "\n".join(f"{file}:{frame}" for file, frame in frames)
     return hashlib.sha256(f"{uid}\n{listed}".encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""What comes out: synthetic images, evaluations, reports."""
