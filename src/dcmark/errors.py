@@ -8,7 +8,10 @@
     |-- UnsupportedError        unsupported 1     a correct request that cannot be met
     |   `-- DecodeError         decode      1     a frame that no codec could turn into values
     |-- ValueMeaningError       meaning     1     a physical value whose needed attributes are missing
+    |-- HeldBackError           held-back   3     a file that cannot be de-identified with certainty
+    |-- VaultKeyError           vault-key   1     not the key or passphrase of a vault
     |-- LimitError              limit       1     a declared size is above what is allowed
+    |-- TrainingError           training    1     the training of a model cannot go on
     `-- ArchiveError            archive     1
         |-- FormatVersionError  version     1     written by a newer dcmark, or no archive at all
         |-- OutputExistsError   exists      2     something stands where the output should go
@@ -63,6 +66,19 @@ class SourceError(DcmarkError):
     code = "source"
 
 
+class HeldBackError(DcmarkError):
+    """A file that cannot be de-identified with certainty; it is not passed on."""
+
+    code = "held-back"
+    exit_code = 3
+
+
+class VaultKeyError(DcmarkError):
+    """Not the key or passphrase of a vault."""
+
+    code = "vault-key"
+
+
 class UnsupportedError(DcmarkError):
     """A well-formed request that dcmark cannot meet for this input."""
 
@@ -85,6 +101,12 @@ class LimitError(DcmarkError):
     """A declared or real size is above the limit in force."""
 
     code = "limit"
+
+
+class TrainingError(DcmarkError):
+    """The training of a model cannot go on: it diverged, or the run directory does not fit."""
+
+    code = "training"
 
 
 class ArchiveError(DcmarkError):

@@ -79,14 +79,14 @@ class DicomReader:
     def take_apart(self, data: memoryview, path: str) -> Instance:
         """Segments, tags and findings of one file; never raises for its content."""
         del path
-        meta = _meta(data)
+        meta = read_meta(data)
         body, offset = data, meta.start
         findings = list(meta.findings)
         if meta.syntax == DEFLATED:
-            inflated, note = _inflate(data[meta.start :], self.limits)
+            inflated, note = inflate(data[meta.start :], self.limits)
             findings += note
             body, offset = memoryview(inflated), 0
-        encoding = _encoding(body, offset, meta.syntax)
+        encoding = data_set_encoding(body, offset, meta.syntax)
         found = scan(body, offset, encoding, _WANTED, self.limits.depth)
         tags = tag_table.typed(found.raw, encoding.order)
         findings += [Finding("warning", code, message, "kept as it is") for code, message in found.notes.items()]
@@ -120,7 +120,7 @@ class DicomReader:
         )
 
 
-def _meta(data: memoryview) -> Meta:
+def read_meta(data: memoryview) -> Meta:
     """Preamble and file meta information (PS3.10 7.1); either may be missing."""
     findings: list[Finding] = []
     if bytes(data[128:132]) == b"DICM":
@@ -150,13 +150,27 @@ def _uid(raw: bytes | None) -> str:
     return (raw or b"").rstrip(b" \0").decode("ascii", "replace")
 
 
-def _encoding(data: memoryview, start: int, syntax: str) -> Encoding:
-    """Encoding of the data set: what the bytes show, else what the transfer syntax says."""
+def data_set_encoding(data: memoryview, start: int, syntax: str) -> Encoding:
+    """Encoding of the data set: what the transfer syntax says where the bytes bear it out, else what they show."""
     shown = sniff_encoding(data, start, strict=False)
-    return shown or ENCODINGS.get(syntax, Encoding(True, "<"))
+    if syntax.startswith("1.2.840.10008.1.2"):
+        said = ENCODINGS.get(syntax, Encoding(True, "<"))
+        if shown is None or _begins(data, start, said):
+            return said
+    return shown or Encoding(True, "<")
 
 
-def _inflate(data: memoryview, limits: Limits) -> tuple[bytes, list[Finding]]:
+def _begins(data: memoryview, start: int, encoding: Encoding) -> bool:
+    """Could the first element be one of this encoding?"""
+    try:
+        tag, vr, value, length = read_element(data, start, len(data), encoding)
+    except MalformedError:
+        return False
+    fits = length == UNDEFINED or value + length <= len(data)
+    return bool(vr) == encoding.explicit and 0x00010000 <= tag < 0x80000000 and fits
+
+
+def inflate(data: memoryview, limits: Limits) -> tuple[bytes, list[Finding]]:
     """The deflated data set (PS3.5 A.5), at most ``limits.in_memory`` bytes of it."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:

@@ -1,0 +1,1 @@
+"""Tables of the DICOM standard, their edition recorded beside them."""

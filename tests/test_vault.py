@@ -1,0 +1,223 @@
+"""The vault: whoever holds the key gets the original bytes; nobody else gets anything, and no change goes unseen."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from dcmark.deid.apply import Deidentifier
+from dcmark.deid.check import left
+from dcmark.deid.folders import deidentify_folders
+from dcmark.deid.profile import Profile, load_profile
+from dcmark.deid.vault import Secret, Vault
+from dcmark.errors import DamageError, DcmarkError, HeldBackError, OutputExistsError, StorageError, VaultKeyError
+
+pytest.importorskip("cryptography")
+SECRET = Secret(key=b"s" * 32)
+BASIC = load_profile("basic")
+
+
+def _files(*roots: Path) -> list[Path]:
+    return [place for root in roots for place in sorted(root.rglob("*")) if place.is_file()]
+
+
+def _round_trip(files: list[Path], vault_file: Path) -> tuple[int, int]:
+    """Everything through the vault and back; (led back, held back)."""
+    clean: list[tuple[Path, bytes]] = []
+    held = 0
+    with Vault.create(vault_file, SECRET) as vault:
+        tool = Deidentifier(BASIC, vault=vault)
+        for place in files:
+            data = place.read_bytes()
+            try:
+                clean.append((place, tool.file(memoryview(data), place.name).data))
+            except HeldBackError:
+                held += 1
+    with Vault.open(vault_file, SECRET) as vault:
+        import hashlib
+
+        for place, data in clean:
+            back = [record.rebuild(memoryview(data)) for record in vault.find(hashlib.sha256(data).digest())]
+            assert place.read_bytes() in back, place
+    return len(clean), held
+
+
+def test_the_originals_come_back_byte_for_byte(bundled: Path, tmp_path: Path) -> None:
+    back, held = _round_trip(_files(bundled), tmp_path / "v.vault")
+    assert back > 60
+    assert held < 15  # what is no DICOM, and what is cut
+
+
+@pytest.mark.corpus
+def test_the_originals_of_the_corpus_come_back(corpus: Path, tmp_path: Path) -> None:
+    files = [place for place in _files(corpus) if place.suffix.lower() in (".dcm", ".ima", "")]
+    back, _ = _round_trip(files, tmp_path / "v.vault")
+    assert back > 500
+
+
+def test_a_clean_file_holds_nothing_that_a_second_look_would_change(bundled: Path) -> None:
+    tool = Deidentifier(BASIC, b"k" * 32)
+    for place in _files(bundled):
+        try:
+            clean = tool.file(memoryview(place.read_bytes()), place.name)
+        except HeldBackError:
+            continue
+        assert [found for found in left(memoryview(clean.data), BASIC) if found.certain] == [], place.name
+
+
+def test_what_is_left_in_a_file_as_it_came_is_told(bundled: Path) -> None:
+    found = list(left(memoryview((bundled / "CT_small.dcm").read_bytes()), BASIC))
+    paths = {one.path for one in found if one.certain}
+    assert {"00100010", "00100020", "00080080", "00080020", "00200010"} <= paths
+
+
+def test_another_key_or_passphrase_is_refused(tmp_path: Path) -> None:
+    Vault.create(tmp_path / "k.vault", SECRET).close()
+    with pytest.raises(VaultKeyError):
+        Vault.open(tmp_path / "k.vault", Secret(key=b"t" * 32))
+    with pytest.raises(VaultKeyError, match="key file"):
+        Vault.open(tmp_path / "k.vault", Secret(passphrase="s"))
+    Vault.create(tmp_path / "p.vault", Secret(passphrase="correct horse")).close()
+    with pytest.raises(VaultKeyError):
+        Vault.open(tmp_path / "p.vault", Secret(passphrase="correct h0rse"))
+    Vault.open(tmp_path / "p.vault", Secret(passphrase="correct horse")).close()
+
+
+def _small_vault(place: Path, bundled: Path, count: int = 4) -> None:
+    with Vault.create(place, SECRET) as vault:
+        tool = Deidentifier(Profile("t", patient="S-{0001}"), vault=vault)
+        for source in _files(bundled)[:count]:
+            tool.file(memoryview(source.read_bytes()), source.name)
+
+
+def test_every_altered_byte_and_every_cut_is_found(bundled: Path, tmp_path: Path) -> None:
+    _small_vault(tmp_path / "v.vault", bundled)
+    whole = (tmp_path / "v.vault").read_bytes()
+    chance = random.Random(7)
+    for at in [*range(80), *(chance.randrange(len(whole)) for _ in range(150))]:
+        altered = bytearray(whole)
+        altered[at] ^= 1 << chance.randrange(8)
+        (tmp_path / "w.vault").write_bytes(altered)
+        with pytest.raises(DcmarkError):
+            Vault.open(tmp_path / "w.vault", SECRET)
+    for _ in range(60):
+        (tmp_path / "w.vault").write_bytes(whole[: chance.randrange(len(whole))])
+        try:
+            found = Vault.open(tmp_path / "w.vault", SECRET)
+        except DcmarkError:
+            continue
+        # Cut exactly between two records: what is missing is missed when it is asked for.
+        original = Vault.open(tmp_path / "v.vault", SECRET)
+        missing = [clean for clean in original if clean not in found]
+        assert missing
+        with pytest.raises(DamageError, match="does not"):
+            found.find(missing[0])
+
+
+def test_records_cannot_change_places(bundled: Path, tmp_path: Path) -> None:
+    _small_vault(tmp_path / "v.vault", bundled)
+    whole = (tmp_path / "v.vault").read_bytes()
+    at = 12 + 4 + int.from_bytes(whole[12:16], "little")
+    records = []
+    while at < len(whole):
+        behind = at + 4 + int.from_bytes(whole[at : at + 4], "little")
+        records.append((at, behind))
+        at = behind
+    (a, b), (c, d) = records[2:4]
+    (tmp_path / "w.vault").write_bytes(whole[:a] + whole[c:d] + whole[a:b] + whole[d:])
+    with pytest.raises(DamageError, match="not what was written"):
+        Vault.open(tmp_path / "w.vault", SECRET)
+    (tmp_path / "w.vault").write_bytes(whole[:a] + whole[c:])
+    with pytest.raises(DamageError):
+        Vault.open(tmp_path / "w.vault", SECRET)
+
+
+def test_nothing_of_a_patient_can_be_read_without_the_key(bundled: Path, tmp_path: Path) -> None:
+    _small_vault(tmp_path / "v.vault", bundled, 20)
+    raw = (tmp_path / "v.vault").read_bytes()
+    for name in (b"CompressedSamples", b"CT_small", b"1CT1"):
+        assert name not in raw
+
+
+def test_numbers_of_patients_are_remembered(bundled: Path, tmp_path: Path) -> None:
+    def names() -> list[str]:
+        tool = Deidentifier(Profile("t", patient="S-{0001}"), vault=vault)
+        files = [bundled / n for n in ("CT_small.dcm", "MR_small.dcm", "CT_small.dcm")]
+        made = [tool.file(memoryview(f.read_bytes()), f.name).data for f in files]
+        return [str(pydicom.dcmread(io.BytesIO(data)).PatientID) for data in made]
+
+    with Vault.create(tmp_path / "v.vault", SECRET) as vault:
+        first = names()
+    with Vault.open(tmp_path / "v.vault", SECRET, append=True) as vault:
+        assert names() == first == ["S-0001", "S-0002", "S-0001"]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with Vault.create(tmp_path / "v.vault", SECRET), pytest.raises(StorageError, match="only writer"):
+        Vault.open(tmp_path / "v.vault", SECRET, append=True)
+
+
+def test_folder_to_folder(bundled: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in" / "set" / "Svensson" / "thorax"
+    source.mkdir(parents=True)
+    for name in ("CT_small.dcm", "MR_small.dcm"):
+        (source / name).write_bytes((bundled / name).read_bytes())
+    (source / "letter.txt").write_text("Dear Mr Svensson")
+    profile = Profile("t", patient="S-{hash}", folders=frozenset({"set"}))
+    report = deidentify_folders(
+        [tmp_path / "in"], tmp_path / "out", Deidentifier(profile, b"k" * 32), log=tmp_path / "log.jsonl"
+    )
+    written = [place.relative_to(tmp_path / "out").as_posix() for place in _files(tmp_path / "out")]
+    assert report.files == 2
+    assert report.held_back == 1
+    assert [f.code for f in report.findings] == ["held-back"]
+    assert all(name.startswith("set/S-") and "Svensson" not in name for name in written)
+    log = (tmp_path / "log.jsonl").read_text()
+    assert "00100010" in log
+    assert "CompressedSamples" not in log
+    with pytest.raises(OutputExistsError):
+        deidentify_folders([tmp_path / "in"], tmp_path / "out", Deidentifier(profile, b"k" * 32))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9")
+def test_a_killed_run_leaves_no_clean_file_that_the_vault_does_not_know(bundled: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from dcmark.deid.vault import *; from dcmark.deid.apply import *\n"
+        "from dcmark.deid.folders import *\n"
+        "import dcmark.deid.folders as f; f.SYNC_EVERY = 3\n"
+        "from dcmark.deid.profile import load_profile; from pathlib import Path\n"
+        "v = Path(sys.argv[2]); s = Secret(key=b's' * 32)\n"
+        "vault = Vault.open(v, s, append=True) if v.exists() else Vault.create(v, s)\n"
+        "deidentify_folders([sys.argv[1]], sys.argv[3], Deidentifier(load_profile('basic'), vault=vault))\n"
+    )
+    import hashlib
+
+    chance = random.Random(11)
+    known = 0
+    for turn in range(5):
+        out = tmp_path / f"out{turn}"
+        run = subprocess.Popen([sys.executable, "-c", code, str(bundled), str(tmp_path / "v.vault"), str(out)])
+        time.sleep(0.5 + chance.random())
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        if not (tmp_path / "v.vault").exists():
+            continue
+        try:
+            with Vault.open(tmp_path / "v.vault", SECRET, append=True) as vault:
+                for place in _files(out) if out.exists() else []:
+                    if not place.name.endswith(".draft"):
+                        assert hashlib.sha256(place.read_bytes()).digest() in vault
+                        known += 1
+        except DamageError:
+            # Killed before its first record was written: there is no clean file either.
+            assert not [p for p in _files(out) if not p.name.endswith(".draft")] if out.exists() else True
+            (tmp_path / "v.vault").unlink()
