@@ -7,8 +7,13 @@ else
 BIN := $(VENV)/bin
 endif
 READY := $(VENV)/.ready
+# Extras to install: make test EXTRAS=all,train runs the tests of training too (PyTorch is large).
+EXTRAS ?= all
 
-.PHONY: test lint fix bench test-faults clean
+.PHONY: demo test lint fix bench test-faults clean
+
+demo: $(READY)           ## the whole way on sample files, offline, in two minutes
+	$(BIN)/dcmark demo --out demo
 
 test: $(READY)           ## the default test suite
 	$(BIN)/python -m pytest
@@ -36,5 +41,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]" --group dev
 	@touch $(READY)

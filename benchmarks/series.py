@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from dcmark.testing import corpus
 
 REAL_SLICES = "FNNDSC+data"
 """Folder of the corpus with 100 contiguous 512 x 512 chest CT slices, 1 mm, 12 bits in 16."""
+LONG_AGO_NS = 1_700_000_000_000_000_000
+"""Files changed within seconds of an ingest are read again by the next; real data is older."""
 
 
 def real_slices() -> list[Path]:
@@ -21,6 +24,25 @@ def real_slices() -> list[Path]:
         return []
     slices = [path for path in (found / REAL_SLICES).rglob("*") if path.suffix == ".dcm"]
     return sorted(slices, key=lambda path: float(pydicom.dcmread(path).ImagePositionPatient[2]))
+
+
+def generated_slices(folder: Path, count: int) -> list[Path]:
+    """Slices of a chest that does not exist, for where the corpus is absent."""
+    from dcmark.testing.phantom import phantom
+    from dcmark.testing.synthetic import ct_series
+
+    spacing = (1.0, 0.7, 0.7)
+    volume = phantom((count, 512, 512), seed=1, spacing_mm=spacing, region="chest")
+    return ct_series(folder, volume, spacing_mm=spacing)
+
+
+def copy(slices: list[Path], folder: Path) -> None:
+    """The slices themselves in one folder, as old as real data is."""
+    folder.mkdir(parents=True)
+    for number, path in enumerate(slices):
+        target = folder / f"{number:05d}.dcm"
+        shutil.copyfile(path, target)
+        os.utime(target, ns=(LONG_AGO_NS + number,) * 2)
 
 
 def grow(slices: list[Path], folder: Path, count: int, seed: int = 1) -> None:
@@ -51,5 +73,4 @@ def grow(slices: list[Path], folder: Path, count: int, seed: int = 1) -> None:
         made.SliceLocation = float(i)
         target = folder / f"{i:05d}.dcm"
         made.save_as(target, enforce_file_format=True)
-        # As old as real data is; a file changed within seconds of an ingest is read again by the next.
-        os.utime(target, ns=(1_700_000_000_000_000_000 + i,) * 2)
+        os.utime(target, ns=(LONG_AGO_NS + i,) * 2)

@@ -12,6 +12,9 @@ import pydicom
 from pydicom.encaps import generate_frames
 
 from dcmark.read.codecs import SYNTAXES, decode_frame, layout_of
+from dcmark.read.native import dtype_of
+
+__all__ = ["PIXELS", "dtype_of", "frames", "layout", "read", "stored", "syntax_of"]
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 

@@ -325,6 +325,17 @@ def test_segmentations() -> None:
         physical(np.array([[0]], np.uint8), fractional)
 
 
+def test_a_label_map_with_a_palette_is_still_labels() -> None:
+    header = a_header(Modality="SEG", SegmentationType="LABELMAP", PhotometricInterpretation="PALETTE COLOR")
+    assert quantities(header) == ["label", "stored"]
+
+
+@pytest.mark.parametrize("number", ["1e300", "-1e39"])
+def test_what_float32_cannot_hold_is_infinite_and_no_warning(number: str) -> None:
+    found = physical(STORED, a_ct(RescaleSlope=number, RescaleIntercept="0"))
+    assert np.isinf(found.values[0, 1:]).all() and not found.mask.any()
+
+
 def test_colours_are_given_as_they_are() -> None:
     header = a_header(Modality="US", SamplesPerPixel=3, PhotometricInterpretation="RGB", RescaleSlope="2")
     assert quantities(header) == ["stored"]
@@ -409,3 +420,20 @@ def test_every_real_header_has_a_scale_or_a_reason(corpus: Path) -> None:
             assert scale.unit and scale.how
         kinds[known[0]] = kinds.get(known[0], 0) + 1
     assert {"hu", "signal", "segment", "label", "counts", "relative_dose", "rwv", "stored"} <= set(kinds)
+
+
+def test_the_reference_page_names_every_quantity_unit_syntax_and_window() -> None:
+    from dcmark.read import scales
+    from dcmark.read.codecs import SYNTAXES
+    from dcmark.read.suv import KINDS
+    from dcmark.read.windows import NAMED
+
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "values.md").read_text("utf-8")
+    named = [*scales._RESCALE_TYPES.values(), *scales._PET_UNITS.values(), *KINDS.items()]
+    assert [quantity for quantity, _ in named if f"`{quantity}`" not in page] == []
+    assert [unit for unit in KINDS.values() if f"`{unit}`" not in page] == []
+    assert [term for term in (*scales._RESCALE_TYPES, *scales._PET_UNITS) if f"`{term}`" not in page] == []
+    for name, window in NAMED.items():
+        assert f"| `{name}` | {window.centre:g} | {window.width:g} |" in page
+    families = {syntax.family for syntax in SYNTAXES.values()}
+    assert families == {"native", "deflate", "rle", "jpeg", "jpegls", "jpeg2000", "jpegxl", "video"}

@@ -87,9 +87,12 @@ def test_unasked_a_pet_gives_what_its_units_say() -> None:
     ("kind", "sex", "measure"),
     [
         # James 1976 with 128: 1.10 x 74 - 128 x (74/180)^2 = 81.4 - 21.6336 = 59.7664 kg
-        ("suvlbm", "M", 59_766.419753),
+        ("suvlbm_james128", "M", 59_766.419753),
+        # with 120, as the standard's SUVlbm: 81.4 - 20.2815 = 61.1185 kg
+        ("suvlbm", "M", 61_118.518519),
         # 1.07 x 74 - 148 x (74/180)^2 = 79.18 - 25.0138 = 54.1662 kg
         ("suvlbm", "F", 54_166.172840),
+        ("suvlbm_james128", "F", 54_166.172840),
         # Janmahasatian 2005, BMI = 74/1.8^2 = 22.8395: 9270 x 74 / (6680 + 216 x 22.8395) = 685980/11613.333 kg
         ("suvlbm_janma", "M", 59_068.312285),
         # 685980 / (8780 + 244 x 22.8395) = 685980/14352.840 kg
@@ -212,8 +215,8 @@ def test_counts_of_philips_with_a_factor_to_suv() -> None:
     # 5,000 x 2 counts x 0.00075 = 7.5 g/ml
     found = physical(np.array([[5000]], np.int16), header, quantity="suvbw")
     assert float(found.values[0, 0]) == pytest.approx(7.5)
-    # By lean body mass: x 59.766420/74
-    assert suv_factor(header, "suvlbm").factor == pytest.approx(0.00075 * 59.766420 / 74, rel=1e-6)
+    # By lean body mass: x 61.118519/74
+    assert suv_factor(header, "suvlbm").factor == pytest.approx(0.00075 * 61.118519 / 74, rel=1e-6)
 
 
 def test_counts_of_philips_with_a_factor_to_activity() -> None:
@@ -238,7 +241,11 @@ def test_images_in_grams_per_millilitre_are_suv_already() -> None:
     assert physical(np.array([[3]], np.int16), header).quantity == "suvbw"
     lean = a_pet(Units="GML", SUVType="LBM")
     assert physical(np.array([[3]], np.int16), lean).quantity == "suvlbm"
-    assert suv_factor(lean, "suvbw").factor == pytest.approx(74 / 59.766420, rel=1e-6)
+    assert suv_factor(lean, "suvbw").factor == pytest.approx(74 / 61.118519, rel=1e-6)
+    exact = a_pet(Units="GML", SUVType="LBMJAMES128")
+    assert physical(np.array([[3]], np.int16), exact).unit == "g/ml{SUVlbm(James128)}"
+    assert suv_factor(exact, "suvbw").factor == pytest.approx(74 / 59.766420, rel=1e-6)
+    assert suv_factor(exact, "suvlbm").factor == pytest.approx(61.118519 / 59.766420, rel=1e-6)
     surface = a_pet(Units="CM2ML")
     assert suv_factor(surface, "suvbsa").factor == 1.0
     assert suv_factor(surface, "suvbw").factor == pytest.approx(74_000 / 19_313, rel=1e-3)
@@ -256,6 +263,22 @@ def test_enhanced_pet_through_its_real_world_mapping() -> None:
     header.DecayCorrectionDateTime = "20240501115000"
     found = physical(np.array([[5000]], np.int16), header, quantity="suvbw")
     assert float(found.values[0, 0]) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("code", ["g/ml{SUVbw}", "{SUVbw}g/ml"])
+def test_a_real_world_mapping_may_give_an_uptake_itself(code: str) -> None:
+    header = a_pet(Units=None, DecayCorrection=None, RescaleSlope=None, RescaleIntercept=None, CorrectedImage=None)
+    mapping, unit = Dataset(), Dataset()
+    unit.CodeValue = code
+    mapping.MeasurementUnitsCodeSequence = [unit]
+    mapping.RealWorldValueFirstValueMapped, mapping.RealWorldValueLastValueMapped = 0, 32767
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 0.001, 0.0
+    header.RealWorldValueMappingSequence = [mapping]
+    stored = np.array([[5000]], np.int16)
+    assert float(physical(stored, header, quantity="suvbw").values[0, 0]) == pytest.approx(5.0)
+    # by ideal weight: x 77.68/74
+    ideal = physical(stored, header, quantity="suvibw")
+    assert float(ideal.values[0, 0]) == pytest.approx(5.0 * 77.68 / 74) and ideal.unit == "g/ml{SUVibw}"
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
@@ -296,7 +319,7 @@ def test_what_is_missing_is_named(drug: dict[str, Any], changes: dict[str, Any],
 def test_size_and_sex_are_needed_only_where_they_are_used() -> None:
     header = a_pet(PatientSize=None, PatientSex=None)
     assert suv_factor(header).factor == pytest.approx(0.0004)
-    for kind in ("suvlbm", "suvlbm_janma", "suvbsa", "suvibw"):
+    for kind in ("suvlbm", "suvlbm_james128", "suvlbm_janma", "suvbsa", "suvibw"):
         with pytest.raises(ValueMeaningError, match="PatientSize"):
             suv_factor(header, kind)
     with pytest.raises(ValueMeaningError, match="PatientSize in m"):

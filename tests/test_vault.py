@@ -116,11 +116,11 @@ def test_every_altered_byte_and_every_cut_is_found(bundled: Path, tmp_path: Path
         except DcmarkError:
             continue
         # Cut exactly between two records: what is missing is missed when it is asked for.
-        original = Vault.open(tmp_path / "v.vault", SECRET)
-        missing = [clean for clean in original if clean not in found]
-        assert missing
-        with pytest.raises(DamageError, match="does not"):
-            found.find(missing[0])
+        with found, Vault.open(tmp_path / "v.vault", SECRET) as original:
+            missing = [clean for clean in original if clean not in found]
+            assert missing
+            with pytest.raises(DamageError, match="does not"):
+                found.find(missing[0])
 
 
 def test_records_cannot_change_places(bundled: Path, tmp_path: Path) -> None:
@@ -221,3 +221,33 @@ def test_a_killed_run_leaves_no_clean_file_that_the_vault_does_not_know(bundled:
             # Killed before its first record was written: there is no clean file either.
             assert not [p for p in _files(out) if not p.name.endswith(".draft")] if out.exists() else True
             (tmp_path / "v.vault").unlink()
+
+
+def test_commands_from_folder_to_originals(bundled: Path, tmp_path: Path) -> None:
+    """The way of docs/how-to/deidentify.md, as a user goes it."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "dcmark", *words], capture_output=True, text=True, cwd=tmp_path)
+
+    source = tmp_path / "scans"
+    source.mkdir()
+    for name in ("CT_small.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"):
+        (source / name).write_bytes((bundled / name).read_bytes())
+    (source / "notes.txt").write_text("words")
+    keys = ("--key-file", "study.key")
+    assert run("deidentify", "--check", "scans").returncode == 3
+    made = run("deidentify", "scans", "clean", "--vault", "study.vault", *keys)
+    assert made.returncode == 3, made.stderr  # notes.txt is held back
+    assert "3 files written, 1 held back" in made.stdout
+    assert run("deidentify", "--check", "clean").returncode == 0
+    assert run("ingest", "clean", "clean.dcmark").returncode == 0
+    assert run("reidentify", "clean.dcmark", "study.vault", "back", *keys).returncode == 0
+    for place in source.glob("*.dcm"):
+        assert (tmp_path / "back" / place.name).read_bytes() == place.read_bytes()
+    (tmp_path / "other.key").write_bytes(b"x" * 32)
+    refused = run("reidentify", "clean.dcmark", "study.vault", "back2", "--key-file", "other.key")
+    assert refused.returncode == 1
+    assert "expected the passphrase or key file" in refused.stderr
+    told = run("deidentify", "--explain", "--profile", "basic+patient")
+    assert told.returncode == 0
+    assert "Retain Patient Characteristics" in told.stdout

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dcmark.archive.verify import VerifyReport, verify
     from dcmark.ingestion import IngestReport, ingest
     from dcmark.out.report.page import report
+    from dcmark.view.frames import frame
+    from dcmark.view.volumes import values
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,8 @@ _HOMES = {
     "ingest": "dcmark.ingestion",
     "IngestReport": "dcmark.ingestion",
     "report": "dcmark.out.report.page",
+    "frame": "dcmark.view.frames",
+    "values": "dcmark.view.volumes",
 }
 
 __all__ = [
@@ -47,11 +51,13 @@ __all__ = [
     "IngestReport",
     "RestoreReport",
     "VerifyReport",
+    "frame",
     "ingest",
     "open_archive",
     "query",
     "report",
     "restore",
+    "values",
     "verify",
 ]
 

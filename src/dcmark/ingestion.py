@@ -6,29 +6,34 @@ import hashlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from dcmark.archive import codec as codecs
+from dcmark.archive import known as knowledge
+from dcmark.archive import volumes
+from dcmark.archive.known import Digests
 from dcmark.archive.schema import BULK_CHUNK, LARGEST_HEADER
 from dcmark.archive.store import Archive, Batch
 from dcmark.config import LIMITS, MIB, Limits
-from dcmark.errors import ArchiveError, DcmarkError, SourceError
+from dcmark.errors import ArchiveError, DcmarkError, SourceError, UsageError
 from dcmark.findings import Finding
 from dcmark.progress import NoProgress, Progress
 from dcmark.read import formats, layouts
 from dcmark.read.base import Instance, Item
 from dcmark.read.containers import Buffer, load, open_source
+from dcmark.read.dicom import DicomReader
 
 LARGE_FILE = 64 * MIB
 """A file above this, bytes, is packed frame by frame across all threads instead of by one thread."""
 WINDOW_BYTES = 192 * MIB
 """Source bytes in flight between reading and committing."""
-TICK_NS = 2_000_000_000
-"""A file changed less than this before it was seen is read again next time: its time stamp could hide a change."""
 MOST_FINDINGS = 1000
+MOST_BESIDE = 16384
+"""Files without slices kept back to be named by the folders of those with: bounds the memory of an ingest."""
 
 
 @dataclass(slots=True)
@@ -82,17 +87,34 @@ class IngestReport:
             self.findings.append(finding)
 
 
+_SLICES = DicomReader()
+_Part = tuple[int, codecs.Encoded, int]
+"""Number, packed bytes, length when unpacked."""
+
+
 @dataclass(slots=True)
 class _Packed:
-    """A file ready to be stored; ``parts`` is lazy for large files, then ``buffer`` is still open."""
+    """A file ready to be stored. Of a large one the parts are not packed yet and ``buffer`` is still open."""
 
     item: Item
     sha256: bytes
     size: int
     row: dict[str, Any] | None = None
-    parts: Iterable[tuple[int, codecs.Encoded, int]] = ()
+    parts: Sequence[_Part] = ()
     instance: Instance | None = None
     buffer: Buffer | None = None
+    bulk: bytes = b""
+    slices: bool = False
+
+
+class _Seen(NamedTuple):
+    """A path, with when it was seen, and the content there or why there is none."""
+
+    item: Item
+    time_ns: int
+    sha256: bytes | None = None
+    size: int | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 def ingest(
@@ -123,6 +145,7 @@ def ingest(
 
     Raises:
         SourceError: a source is not there or cannot be read at all.
+        UsageError: a source lies in the archive, or ``layout`` is no pattern.
         StorageError: the archive's storage refused. Everything committed before is safe.
     """
     if isinstance(sources, str | os.PathLike):
@@ -134,6 +157,7 @@ def ingest(
         for source in opened:
             run.source(source, layout)
         run.close()
+        volumes.update(archive)
     finally:
         run.progress.finish()
         run.executor.shutdown(cancel_futures=True)
@@ -148,12 +172,14 @@ class _Run:
         self.archive, self.rehash, self.progress, self.limits = archive, rehash, progress, limits
         self.threads = threads
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="dcmark-pack")
-        self.known: set[bytes] = set(archive.read("files", ["sha256"])["sha256"].to_pylist())
+        self.known: Digests = knowledge.contents(archive)
         self.report = IngestReport()
         self.batch: Batch = archive.batch()
         self.waiting: deque[tuple[int, Future[_Packed | Finding]]] = deque()
         self.in_flight = 0
-        self.place: Callable[[str], layouts.Place] = lambda _path: layouts.Place("", "", "")
+        self.layout = layouts.Layout("none")
+        self.slices: set[layouts.Place] = set()
+        self.beside: list[_Seen] = []
         self.root = b""
         self.label = ""
         self.refused: set[tuple[str, str]] = set()
@@ -163,46 +189,32 @@ class _Run:
         root = getattr(source, "root", "") or source.label
         self.root = hashlib.sha256(os.fsencode(root)).digest()[:16]
         self.label = source.label
-        seen = {} if self.rehash else self._seen()
-        self.refused = self._refused()
-        self.place = lambda path: layouts.place(path, layout)
+        seen = Digests(b"", 16) if self.rehash else knowledge.places(self.archive, self.root, self.known)
+        self.refused = knowledge.refusals(self.archive, self.root)
+        self.layout = layouts.Layout(layout, source, knowledge.layout(self.archive, self.root))
+        self.slices = knowledge.named(self.archive, self.root)
+        if self.layout.finding is not None:
+            self._refuse(self.layout.finding)
+        own, skipped = _inside(self.archive.path, root), False
         for found in source.items():
-            if isinstance(found, Finding):
+            if own and found.path.startswith(own):
+                skipped = True
+            elif isinstance(found, Finding):
                 self._refuse(found)
-            elif found.size is not None and seen.get(found.path) == (found.size, found.mtime_ns):
+            elif _seen(found, seen):
                 self.report.unchanged += 1
-                self.progress.advance(1, found.size)
+                self.progress.advance(1, found.size or 0)
             else:
                 self._submit(found)
+        if skipped:
+            self._refuse(Finding("info", "archive-itself", "the archive that is written to", "left out", own[:-1]))
         self._drain(0)
+        self._name_the_rest()
 
     def close(self) -> None:
         """Store what is still gathered."""
         self._drain(0)
         self.batch.commit()
-
-    # -- what was seen before ---------------------------------------------------------------------
-
-    def _seen(self) -> dict[str, tuple[int, int]]:
-        rows = self.archive.read(
-            "paths",
-            ["path", "path_bytes", "size", "mtime_ns", "seen_ns"],
-            f"root = X'{self.root.hex()}' AND sha256 IS NOT NULL",
-        )
-        seen: dict[str, tuple[int, int]] = {}
-        columns = (rows[name].to_pylist() for name in ("path", "path_bytes", "size", "mtime_ns", "seen_ns"))
-        for path, raw, size, mtime_ns, seen_ns in zip(*columns, strict=True):
-            if size is not None and mtime_ns is not None and mtime_ns + TICK_NS < seen_ns:
-                seen[os.fsdecode(raw) if raw is not None else path] = (size, mtime_ns)
-        return seen
-
-    def _refused(self) -> set[tuple[str, str]]:
-        rows = self.archive.read("paths", ["path", "findings"], f"root = X'{self.root.hex()}' AND sha256 IS NULL")
-        return {
-            (path, finding["code"])
-            for path, findings in zip(rows["path"].to_pylist(), rows["findings"].to_pylist(), strict=True)
-            for finding in findings
-        }
 
     # -- the pipeline -----------------------------------------------------------------------------
 
@@ -223,9 +235,14 @@ class _Run:
         self._drain(WINDOW_BYTES)
 
     def _drain(self, allowed: int) -> None:
-        """Store finished files in order until at most ``allowed`` source bytes are in flight."""
+        """Once too much is in flight, store finished files in order until half of ``allowed`` source bytes are.
+
+        Half, for threads that hand over file by file spend their time on waking each other.
+        """
         most = 8 * self.threads if allowed else 0
-        while self.waiting and (len(self.waiting) > most or self.in_flight > allowed or self.waiting[0][1].done()):
+        if len(self.waiting) <= most and self.in_flight <= allowed and allowed:
+            return
+        while self.waiting and (len(self.waiting) > most // 2 or self.in_flight > allowed // 2):
             size, job = self.waiting.popleft()
             self.in_flight -= size
             self._take(size, job.result())
@@ -248,7 +265,7 @@ class _Run:
         else:
             instance = packed.instance
             assert instance is not None
-            for number, encoded, length in packed.parts:
+            for number, encoded, length in packed.parts or self._spread(packed):
                 self.batch.add_part(number, encoded, length)
             self.batch.add_file(packed.row)
             self.known.add(packed.sha256)
@@ -260,7 +277,26 @@ class _Run:
                 report.note(_at(finding, packed.item.path))
         if packed.buffer is not None:
             packed.buffer.close()
-        self.batch.add_path(self._path_row(packed.item, packed.sha256, packed.size, ()))
+        seen = _Seen(packed.item, time.time_ns(), packed.sha256, packed.size)
+        if packed.slices:
+            place = self.layout.place(packed.item.path)
+            if place not in self.slices:
+                self.slices.update(layouts.with_parents(place))
+            self.batch.add_path(self._path_row(seen, place))
+        else:
+            self._later(seen)
+
+    def _spread(self, packed: _Packed) -> Iterator[_Part]:
+        """The parts of a large file, packed by all threads, a few at a time."""
+        if packed.buffer is None or packed.instance is None:
+            return
+        jobs: deque[Future[_Part]] = deque()
+        for number, piece in _pieces(packed.buffer.data, packed.instance, packed.bulk):
+            jobs.append(self.executor.submit(_pack_part, packed.instance, number, piece))
+            if len(jobs) > 2 * self.threads:
+                yield jobs.popleft().result()
+        while jobs:
+            yield jobs.popleft().result()
 
     def _refuse(self, finding: Finding) -> None:
         """Record what a source could not give; once, however often it is tried."""
@@ -270,12 +306,21 @@ class _Run:
         if key not in self.refused:
             self.refused.add(key)
             item = Item(self.label, finding.path, None, None, True, _nothing)
-            self.batch.add_path(self._path_row(item, None, None, (finding,)))
+            self._later(_Seen(item, time.time_ns(), findings=(finding,)))
 
-    def _path_row(
-        self, item: Item, sha256: bytes | None, size: int | None, findings: tuple[Finding, ...]
-    ) -> dict[str, Any]:
-        place = self.place(item.path)
+    def _later(self, seen: _Seen) -> None:
+        """Keep back what holds no slices until it is known which folders do: it is named by those."""
+        self.beside.append(seen)
+        if len(self.beside) >= MOST_BESIDE:
+            self._name_the_rest()
+
+    def _name_the_rest(self) -> None:
+        for seen in self.beside:
+            self.batch.add_path(self._path_row(seen, self.layout.beside(seen.item.path, self.slices)))
+        self.beside.clear()
+
+    def _path_row(self, seen: _Seen, place: layouts.Place) -> dict[str, Any]:
+        item = seen.item
         text = _text(item.path)
         return {
             "root": self.root,
@@ -285,20 +330,40 @@ class _Run:
             "dataset": _text(place.dataset),
             "patient": _text(place.patient),
             "image": _text(place.image),
-            "size": size,
+            "size": seen.size,
             "mtime_ns": item.mtime_ns,
-            "seen_ns": time.time_ns(),
-            "sha256": sha256,
-            "findings": [_finding_row(f) for f in findings],
+            "seen_ns": seen.time_ns,
+            "sha256": seen.sha256,
+            "findings": [_finding_row(f) for f in seen.findings],
         }
 
 
-def _load_and_pack(item: Item, known: set[bytes], limits: Limits) -> _Packed | Finding:
+def _inside(archive: Path, root: str) -> str:
+    """Path of the archive inside a source, with a slash behind; empty where it lies elsewhere.
+
+    Raises:
+        UsageError: the source lies in the archive.
+    """
+    source, place = Path(root), archive.resolve()
+    if source.is_relative_to(place):
+        raise UsageError(
+            f"expected sources outside the archive {archive}, found one in it; an archive holds no sources"
+        )
+    return place.relative_to(source).as_posix() + "/" if place.is_relative_to(source) else ""
+
+
+def _seen(item: Item, seen: Digests) -> bool:
+    if item.size is None or item.mtime_ns is None:
+        return False
+    return knowledge.place(os.fsencode(item.path), item.size, item.mtime_ns) in seen
+
+
+def _load_and_pack(item: Item, known: Digests, limits: Limits) -> _Packed | Finding:
     buffer = _load(item, limits)
     return buffer if isinstance(buffer, Finding) else _pack(item, buffer, known, limits)
 
 
-def _pack_loaded(item: Item, buffer: Buffer, known: set[bytes], limits: Limits) -> _Packed | Finding:
+def _pack_loaded(item: Item, buffer: Buffer, known: Digests, limits: Limits) -> _Packed | Finding:
     return _pack(item, buffer, known, limits)
 
 
@@ -327,24 +392,24 @@ def _load(item: Item, limits: Limits) -> Buffer | Finding:
         return Finding("error", error.code, str(error), "left out", item.path)
 
 
-def _pack(item: Item, buffer: Buffer, known: set[bytes], limits: Limits) -> _Packed:
+def _pack(item: Item, buffer: Buffer, known: Digests, limits: Limits) -> _Packed:
     """Hash a file, take it apart and pack its parts. Closes the buffer unless the file is large."""
     data = buffer.data
     size = len(data)
     sha256 = hashlib.sha256(data).digest()
+    slices = _SLICES.claims(data[: formats.HEAD], item.path)
     if sha256 in known:
         buffer.close()
-        return _Packed(item, sha256, size)
+        return _Packed(item, sha256, size, slices=slices)
     instance = formats.take_apart(data, item.path, limits)
     header = b"".join(_header(data, instance))
     row = _file_row(sha256, size, instance)
-    bulk = _pack_header(row, header)
-    parts = _parts(data, instance, header if bulk else b"")
+    bulk = header if _pack_header(row, header) else b""
     if size > LARGE_FILE:
-        return _Packed(item, sha256, size, row, parts, instance, buffer)
-    packed = _Packed(item, sha256, size, row, list(parts), instance)
+        return _Packed(item, sha256, size, row, (), instance, buffer, bulk, slices)
+    parts = [_pack_part(instance, number, piece) for number, piece in _pieces(data, instance, bulk)]
     buffer.close()
-    return packed
+    return _Packed(item, sha256, size, row, parts, instance, slices=slices)
 
 
 def _header(data: memoryview, instance: Instance) -> Iterator[memoryview]:
@@ -368,20 +433,23 @@ def _pack_header(row: dict[str, Any], header: bytes) -> bool:
     return False
 
 
-def _parts(data: memoryview, instance: Instance, bulk: bytes) -> Iterator[tuple[int, codecs.Encoded, int]]:
-    """Bulk chunks, then frames, packed one by one."""
+def _pieces(data: memoryview, instance: Instance, bulk: bytes) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Number and bytes of each part: bulk chunks, then frames."""
     for chunk, start in enumerate(range(0, len(bulk), BULK_CHUNK)):
-        piece = bulk[start : start + BULK_CHUNK]
-        yield -1 - chunk, codecs.encode_bytes(piece), len(piece)
-    frames = instance.derived or _frames(data, instance)
-    for number, frame in enumerate(frames):
-        if instance.native and instance.layout is not None:
-            encoded = codecs.encode_frame(frame, instance.layout)
-        elif instance.native:
-            encoded = codecs.encode_bytes(frame)
-        else:
-            encoded = codecs.Encoded(instance.transfer_syntax or "raw", bytes(frame))
-        yield number, encoded, len(frame)
+        yield -1 - chunk, bulk[start : start + BULK_CHUNK]
+    yield from enumerate(instance.derived or _frames(data, instance))
+
+
+def _pack_part(instance: Instance, number: int, piece: bytes | memoryview) -> _Part:
+    if number < 0:
+        encoded = codecs.encode_bytes(piece)
+    elif not instance.native:
+        encoded = codecs.Encoded(instance.transfer_syntax or "raw", bytes(piece))
+    elif instance.layout is not None:
+        encoded = codecs.encode_frame(piece, instance.layout)
+    else:
+        encoded = codecs.encode_bytes(piece)
+    return number, encoded, len(piece)
 
 
 def _frames(data: memoryview, instance: Instance) -> Iterator[bytes | memoryview]:

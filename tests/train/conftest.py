@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-
 _TORCH = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("safetensors") is not None
 collect_ignore_glob = [] if _TORCH else ["test_*.py"]
 

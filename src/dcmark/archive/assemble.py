@@ -27,13 +27,15 @@ Row = Mapping[str, Any]
 class Part:
     """A stored part, read but not unpacked."""
 
-    __slots__ = ("codec", "crc", "length", "number", "payload")
+    __slots__ = ("codec", "crc", "highest", "length", "lowest", "number", "payload")
 
     def __init__(self, row: Row, payload: bytes) -> None:
         self.number: int = row["number"]
         self.codec: str = row["codec"]
         self.length: int = row["length"]
         self.crc: int = row["crc"]
+        self.lowest: int | None = row["lowest"]
+        self.highest: int | None = row["highest"]
         self.payload = payload
 
     def unpack(self) -> codecs.Bytes:

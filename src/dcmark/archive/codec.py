@@ -162,3 +162,17 @@ class _Local(threading.local):
 
 
 _local = _Local()
+
+
+def _make_ready() -> None:
+    """Use the image codec once, on one thread.
+
+    OpenJPH fills its tables when it is first used and lets threads that come meanwhile decode with half of
+    them: one process in fourteen that began on two threads at once got wrong pixels.
+    """
+    image = np.arange(SMALLEST_IMAGE**2, dtype=np.uint16).reshape(SMALLEST_IMAGE, -1)
+    for kind in (np.uint8, np.int16, np.uint16):
+        imagecodecs.htj2k_decode(imagecodecs.htj2k_encode(image.astype(kind), reversible=True))
+
+
+_make_ready()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import lance
 
+from dcmark.archive.faults import writing
 from dcmark.archive.schema import TABLES
-from dcmark.archive.store import Archive, storage_error
+from dcmark.archive.store import Archive
 
 SAFE_AGE = datetime.timedelta(hours=1)
 """A batch that grew within this time may belong to a run that still goes on; it is left alone."""
@@ -38,14 +39,12 @@ def collect(archive: Archive, *, exclusive: bool = False) -> GcReport:
     before = stored_bytes(archive)
     report = GcReport()
     age = datetime.timedelta(0) if exclusive else SAFE_AGE
-    try:
+    with writing(archive.path):
         report.parts = _drop_orphans(archive, age)
         for name in TABLES:
             table = archive.table(name)
             if table is not None:
                 table.cleanup_old_versions(older_than=age, delete_unverified=exclusive)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise storage_error(error, archive.path) from error
     archive.refresh()
     report.nbytes = max(0, before - stored_bytes(archive))
     return report

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dcmark.archive.schema import FILES, FRAMES, PATHS
+from dcmark.archive.schema import FILES, FRAMES, PATHS, VOLUMES
 from dcmark.archive.store import Archive
+from dcmark.archive.volumes import current
 from dcmark.errors import QueryError
 
 if TYPE_CHECKING:
@@ -32,13 +34,13 @@ _HIDDEN = (
 VIEWS = {
     "files": """
         WITH first AS (
-            SELECT sha256, min_by(path, path) AS path, min_by(source, path) AS source, min_by(dataset, path) AS dataset,
-                   min_by(patient, path) AS patient, min_by(image, path) AS image, count(*) AS paths
-            FROM t_paths WHERE sha256 IS NOT NULL GROUP BY sha256),
-        one AS (SELECT *, row_number() OVER (PARTITION BY sha256 ORDER BY batch) AS copy FROM t_files)
+            SELECT sha256, count(*) AS paths, unnest(min_by(
+                {{path: path, source: source, dataset: dataset, patient: patient, image: image}},
+                (CASE WHEN patient <> '' THEN 0 WHEN dataset <> '' THEN 1 ELSE 2 END, path, source)))
+            FROM t_paths WHERE sha256 IS NOT NULL GROUP BY sha256)
         SELECT lower(hex(one.sha256)) AS sha256, first.path, first.source, first.dataset, first.patient, first.image,
                coalesce(first.paths, 0) AS paths, {files}
-        FROM one LEFT JOIN first ON one.sha256 = first.sha256 WHERE copy = 1""",
+        FROM t_files one LEFT JOIN first ON one.sha256 = first.sha256""",
     "frames": """
         SELECT lower(hex(f.sha256)) AS sha256, r.number, r.codec, r.length, r.lowest, r.highest
         FROM t_frames r JOIN t_files f ON r.batch = f.batch AND r.first_row = f.first_row AND f.parts > 0
@@ -47,12 +49,33 @@ VIEWS = {
         SELECT source, path, dataset, patient, image, size, make_timestamp_ns(mtime_ns) AS modified,
                lower(hex(sha256)) AS sha256 FROM t_paths""",
     "findings": """
-        SELECT f.level, f.code, f.message, f.action, p.path, lower(hex(t.sha256)) AS sha256
+        SELECT f.level, f.code, f.message, f.action, p.path, lower(hex(t.sha256)) AS sha256, NULL AS volume
         FROM (SELECT sha256, unnest(findings) AS f FROM t_files) t
         LEFT JOIN (SELECT sha256, min(path) AS path FROM t_paths GROUP BY sha256) p ON p.sha256 = t.sha256
         UNION ALL
-        SELECT f.level, f.code, f.message, f.action, path, NULL FROM
-            (SELECT path, unnest(findings) AS f FROM t_paths WHERE sha256 IS NULL)""",
+        SELECT f.level, f.code, f.message, f.action, path, NULL, NULL FROM
+            (SELECT path, unnest(findings) AS f FROM t_paths WHERE sha256 IS NULL)
+        UNION ALL
+        SELECT f.level, f.code, f.message, f.action, p.path, lower(hex(v.first_file)), v.id
+        FROM (SELECT id, first_file, unnest(findings) AS f FROM t_volumes) v
+        ANTI JOIN (SELECT sha256, unnest(findings) AS f FROM t_files) t
+            ON t.sha256 = v.first_file AND t.f.code = v.f.code
+        LEFT JOIN (SELECT sha256, min(path) AS path FROM t_paths GROUP BY sha256) p ON p.sha256 = v.first_file""",
+    "volumes": """
+        SELECT v.id, f.dataset, f.patient, f.image, f.patient_id, f.study_instance_uid, v.series_instance_uid,
+               f.series_number, v.number, coalesce(nullif(v.modality, ''), f.modality) AS modality,
+               f.series_description AS description, f.body_part_examined AS body_part, v.verdict, v.grid,
+               v.shape[1] AS slices, v.shape[2] AS rows, v.shape[3] AS columns, v.spacing, v.affine, v.missing,
+               v.phase, v.phases, v.files, v.findings,
+               CASE WHEN list_contains(levels, 'error') THEN 'error'
+                    WHEN list_contains(levels, 'warning') THEN 'warning' ELSE 'info' END AS level,
+               f.kind, f.path, f.sha256
+        FROM (SELECT *, [x.level for x in findings] AS levels FROM t_volumes WHERE what = 'volume') v
+        JOIN files f ON f.sha256 = lower(hex(v.first_file))""",
+    "leftovers": """
+        SELECT v.series_instance_uid, v.files, v.findings[1].level AS level, v.findings[1].code AS code,
+               v.findings[1].message AS message, v.findings[1].action AS action, lower(hex(v.first_file)) AS sha256
+        FROM t_volumes v WHERE what = 'leftover'""",
     "patients": """
         SELECT dataset, patient, patient_id, count(DISTINCT study_instance_uid) AS studies,
                count(DISTINCT series_instance_uid) AS series, count(*) AS files, sum(frames)::BIGINT AS frames,
@@ -78,28 +101,42 @@ VIEWS = {
 """The views a query may name, in the order they are made. docs/reference/sql.md lists their columns."""
 
 _TABLES = {
-    "t_files": ("files", FILES, [n for n in FILES.names if n != "header"]),
-    "t_frames": ("frames", FRAMES, [n for n in FRAMES.names if n != "data"]),
-    "t_paths": ("paths", PATHS, PATHS.names),
+    "t_files": ("files", [n for n in FILES.names if n != "header"]),
+    "t_frames": ("frames", [n for n in FRAMES.names if n != "data"]),
+    "t_paths": ("paths", PATHS.names),
 }
 
 
+_VOLUMES = [n for n in VOLUMES.names if n not in ("frames", "slice_index", "positions")]
+_NEED_VOLUMES = re.compile("volumes|leftovers|findings", re.IGNORECASE)
+
+
+_ONCE = {
+    # Two writers at once may both have stored a file, and a place may be seen any number of times.
+    "t_files": "row_number() OVER (PARTITION BY sha256 ORDER BY batch)",
+    "t_paths": "row_number() OVER (PARTITION BY root, path, path_bytes, sha256, findings ORDER BY seen_ns DESC)",
+}
+"""Rows of the tables that count: those for which this is 1."""
+
+
 @contextmanager
-def connection(archive: Archive) -> Iterator[duckdb.DuckDBPyConnection]:
+def connection(archive: Archive, *, volumes: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the views of the archive; it can neither read nor write files.
 
     The tables are read as far as a query needs them.
+
+    Args:
+        volumes: bring the table of volumes up to date first; else it is empty.
     """
     with duckdb.connect(":memory:") as database:
         database.execute("SET enable_progress_bar = false; SET python_enable_replacements = false")
-        for name, (table, schema, columns) in _TABLES.items():
-            dataset = archive.table(table)
-            if dataset is None:
-                import pyarrow as pa
-
-                database.register(name, pa.schema([schema.field(c) for c in columns]).empty_table())
-            else:
-                database.register(name, archive.read(table, columns))
+        for name, (table, columns) in _TABLES.items():
+            stored = f"stored_{name}" if name in _ONCE else name
+            database.register(stored, archive.read(table, columns))
+            if name in _ONCE:
+                database.execute(f"CREATE VIEW {name} AS SELECT * FROM {stored} QUALIFY {_ONCE[name]} = 1")
+        found = current(archive, _VOLUMES) if volumes else VOLUMES.empty_table().select(_VOLUMES)
+        database.register("t_volumes", found)
         files = ", ".join(f'one."{n}"' for n in FILES.names if n not in _HIDDEN and n != "sha256")
         for name, text in VIEWS.items():
             database.execute(f"CREATE VIEW {name} AS {text.format(files=files)}")
@@ -115,7 +152,7 @@ def query(archive: Archive, sql: str) -> pa.Table:
         DamageError: a table cannot be read.
     """
     try:
-        with connection(archive) as database:
+        with connection(archive, volumes=_NEED_VOLUMES.search(sql) is not None) as database:
             return database.sql(sql).to_arrow_table() if _gives_rows(sql) else _refuse(sql)
     except duckdb.Error as error:
         raise QueryError(

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from dcmark.archive.assemble import (
     ASSEMBLY_COLUMNS,
     WINDOW_BYTES,
@@ -24,8 +22,9 @@ from dcmark.archive.assemble import (
     header_bytes,
     read_parts,
 )
+from dcmark.archive.faults import storage_error
 from dcmark.archive.query import matching_files
-from dcmark.archive.store import Archive, storage_error
+from dcmark.archive.store import Archive
 from dcmark.errors import DamageError, DcmarkError, OutputExistsError
 from dcmark.findings import Finding
 from dcmark.progress import NoProgress, Progress
@@ -156,30 +155,21 @@ def _folders(labels: dict[bytes, str]) -> dict[bytes, str]:
 def _groups(archive: Archive, chosen: set[bytes]) -> Iterator[list[dict[str, Any]]]:
     """Rows of the chosen files in storage order; small files many at a time, large ones alone."""
     done: set[bytes] = set()
-    table = archive.table("files")
-    if table is None:
-        return
     group: list[dict[str, Any]] = []
     size = 0
-    try:
-        batches = table.scanner(columns=list(ASSEMBLY_COLUMNS), batch_size=1024).to_batches()
-        for batch in batches:
-            for row in batch.to_pylist():
-                if row["sha256"] not in chosen or row["sha256"] in done:
-                    continue
-                done.add(row["sha256"])
-                if row["size"] > SMALL_FILE:
-                    yield [row]
-                    continue
-                group.append(row)
-                size += row["size"]
-                if size >= WINDOW_BYTES or len(group) >= 1024:
-                    yield group
-                    group, size = [], 0
-    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
-        if isinstance(error, DcmarkError):
-            raise
-        raise DamageError("table 'files' cannot be read; the archive is damaged there") from error
+    for rows in archive.scan("files", 1024, ASSEMBLY_COLUMNS):
+        for row in rows:
+            if row["sha256"] not in chosen or row["sha256"] in done:
+                continue
+            done.add(row["sha256"])
+            if row["size"] > SMALL_FILE:
+                yield [row]
+                continue
+            group.append(row)
+            size += row["size"]
+            if size >= WINDOW_BYTES or len(group) >= 1024:
+                yield group
+                group, size = [], 0
     if group:
         yield group
 

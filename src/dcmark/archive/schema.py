@@ -83,7 +83,90 @@ PATHS = pa.schema(
         pa.field("check", pa.binary(8), nullable=False),
     ]
 )
-TABLES = {"files": FILES, "frames": FRAMES, "paths": PATHS}
+_RUN = pa.struct([("file", pa.binary(32)), ("first", pa.int32()), ("count", pa.int32())])
+_SPLIT = pa.struct([("attribute", pa.string()), ("value", pa.string())])
+VOLUMES = pa.schema(
+    [
+        pa.field("what", pa.string(), nullable=False),
+        pa.field("series", pa.string(), nullable=False),
+        pa.field("seen", pa.int64(), nullable=False),
+        pa.field("build", pa.int64(), nullable=False),
+        pa.field("derivation", pa.int32(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("series_instance_uid", pa.string()),
+        pa.field("number", pa.int32()),
+        pa.field("modality", pa.string()),
+        pa.field("grid", pa.string()),
+        pa.field("files", pa.int32()),
+        pa.field("first_file", pa.binary(32)),
+        pa.field("detached", pa.binary(32)),
+        pa.field("frames", pa.list_(_RUN)),
+        pa.field("shape", pa.list_(pa.int32())),
+        pa.field("affine", pa.list_(pa.float64())),
+        pa.field("spacing", pa.list_(pa.float64())),
+        pa.field("slice_index", pa.list_(pa.float64())),
+        pa.field("positions", pa.list_(pa.float64())),
+        pa.field("split", pa.list_(_SPLIT)),
+        pa.field("phase", pa.int32()),
+        pa.field("phases", pa.int32()),
+        pa.field("tiles", pa.list_(pa.int32())),
+        pa.field("missing", pa.int32()),
+        pa.field("verdict", pa.string()),
+        pa.field("findings", pa.list_(_FINDING)),
+    ]
+)
+EVENTS = pa.schema(
+    [
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("time_ns", pa.int64(), nullable=False),
+        pa.field("verb", pa.string(), nullable=False),
+        pa.field("annotation", pa.string(), nullable=False),
+        pa.field("of", pa.int64()),
+        pa.field("together", pa.string(), nullable=False),
+        pa.field("author", pa.string(), nullable=False),
+        pa.field("tool", pa.string(), nullable=False),
+        pa.field("tool_version", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("level", pa.string(), nullable=False),
+        pa.field("patient", pa.string(), nullable=False),
+        pa.field("study", pa.string(), nullable=False),
+        pa.field("series", pa.string(), nullable=False),
+        pa.field("volume", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("frame", pa.int32()),
+        pa.field("value", pa.float64()),
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("body", pa.string(), nullable=False),
+        pa.field("batch", pa.int64()),
+        pa.field("first_row", pa.int64()),
+        pa.field("planes", pa.int32(), nullable=False),
+        pa.field("digest", pa.binary(32)),
+        pa.field("previous", pa.binary(32), nullable=False),
+        pa.field("hash", pa.binary(32), nullable=False),
+    ]
+)
+MASKS = pa.schema(
+    [
+        pa.field("batch", pa.int64(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("file", pa.binary(32), nullable=False),
+        pa.field("frame", pa.int32(), nullable=False),
+        pa.field("rows", pa.int32(), nullable=False),
+        pa.field("columns", pa.int32(), nullable=False),
+        pa.field("top", pa.int32(), nullable=False),
+        pa.field("left", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("levels", pa.int32(), nullable=False),
+        pa.field("data", pa.large_binary(), nullable=False),
+    ]
+)
+TABLES = {
+    "files": FILES, "frames": FRAMES, "paths": PATHS, "volumes": VOLUMES, "annotations": EVENTS, "masks": MASKS,
+}  # fmt: skip
 
 
 def row_check(row: Mapping[str, Any]) -> bytes:
@@ -93,8 +176,12 @@ def row_check(row: Mapping[str, Any]) -> bytes:
     keys and no white space; bytes as lower-case hex.
     """
     kept = {key: value for key, value in row.items() if key != "check" and value is not None}
-    text = _JSON.encode(kept)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return hashlib.blake2b(canonical_json(kept).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def canonical_json(values: Mapping[str, Any]) -> str:
+    """JSON with sorted keys and no white space; bytes as lower-case hex."""
+    return _JSON.encode(values)
 
 
 def _plain(value: Any) -> Any:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,24 +21,35 @@ import numpy as np
 import pyarrow as pa
 
 from dcmark.archive import codec as codecs
+from dcmark.archive.faults import reading, storage_error, writing
+from dcmark.archive.parts import Parts
 from dcmark.archive.rows import frame_batches, record_batches
 from dcmark.archive.schema import (
     FORMAT_VERSION,
-    FRAMES,
     INFO_FILE,
     STORAGE_VERSION,
     TABLES,
     row_check,
 )
-from dcmark.errors import ArchiveError, DamageError, FormatVersionError, OutputExistsError, StorageError
+from dcmark.errors import DamageError, FormatVersionError, OutputExistsError, StorageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dcmark.archive.volumes import StoredVolume
     from dcmark.read.base import PixelLayout
 
+CREATE_TRIES, CREATE_WAIT_S = 50, 0.1
+"""How often, and how long each time, a writer waits for a table that another one is making."""
 FLUSH_BYTES = 48 << 20
 """Payload bytes gathered before frames are written: bounds the memory of an ingest."""
+CLEANUP_EVERY = 64
+"""Commits to a table between two sweeps of its old versions. Each lists all pieces of the table, so
+that unswept they would grow with the square of the archive."""
+SLEPT_NS = 60 * 10**9
+"""A batch whose frames were written longer ago than this, ns, looks whether they are still there."""
+KEEP_VERSIONS_S = 3600
+"""Age that a superseded version of a table reaches at least, seconds: readers may still have it open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +79,13 @@ class Archive:
         self.path = path
         self.info = info
         self._tables: dict[str, Any] = {}
-        self._locator: _Locator | None = None
+        self._parts: Parts | None = None
 
     def __repr__(self) -> str:
         return f"Archive({str(self.path)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "info": self.info, "_tables": {}, "_locator": None}
+        return {"path": self.path, "info": self.info, "_tables": {}, "_parts": None}
 
     # -- tables ---------------------------------------------------------------------------------
 
@@ -87,25 +99,30 @@ class Archive:
             place = self.path / f"{name}.lance"
             if not place.is_dir():
                 return None
-            if not any((place / "_versions").glob("*")):
-                if any((place / "data").glob("*")) and name == "files":
-                    raise DamageError(f"table {name!r} has data but no version; expected files in _versions")
+            # A run that was killed while it wrote the very first version leaves a folder that is no table yet.
+            if not any((place / "_versions").glob("*.manifest")):
                 return None
-            try:
-                self._tables[name] = lance.dataset(str(place))
-            except (OSError, ValueError, RuntimeError) as error:
-                raise DamageError(
-                    f"table {name!r} of the archive cannot be opened; it is damaged or not fully copied"
-                ) from error
+            with reading(f"table {name!r}"):
+                table = lance.dataset(str(place))
+                _check_columns(TABLES[name], table.schema)
+            self._tables[name] = table
         return self._tables[name]
+
+    def count(self, name: str) -> int:
+        """Rows of a table. Raises DamageError when it cannot be read."""
+        table = self.table(name)
+        with reading(f"table {name!r}"):
+            return 0 if table is None else int(table.count_rows())
 
     def refresh(self) -> None:
         """See what was committed since, here or by another process."""
         self._tables.clear()
-        self._locator = None
+        self._parts = None
 
     def read(self, name: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
         """Columns of a table as an Arrow table (never the ``data`` of frames).
+
+        A column that the archive was written without, by an earlier release, is there and null.
 
         Raises:
             DamageError: the stored table cannot be read.
@@ -115,10 +132,41 @@ class Archive:
         table = self.table(name)
         if table is None:
             return pa.schema([schema.field(n) for n in wanted]).empty_table()
-        try:
-            return table.scanner(columns=wanted, filter=where).to_table()
-        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
-            raise DamageError(f"table {name!r} cannot be read; the archive is damaged there") from error
+        there = set(table.schema.names)
+        with reading(f"table {name!r}"):
+            found = table.scanner(columns=[n for n in wanted if n in there], filter=where).to_table()
+        if found.num_columns < len(wanted):
+            for n in wanted:
+                if n not in there:
+                    found = found.append_column(schema.field(n), pa.nulls(len(found), schema.field(n).type))
+            found = found.select(wanted)
+        return found
+
+    def scan(self, name: str, rows: int, columns: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
+        """All rows of a table as dictionaries, ``rows`` at a time.
+
+        Args:
+            rows: at once.
+            columns: which; one that the archive lacks is absent. None: all there are but the ``data`` of
+                frames, those of later releases too, for they count in the checksum of a row.
+
+        Raises:
+            DamageError: the stored table cannot be read.
+        """
+        table = self.table(name)
+        if table is None:
+            return
+        with reading(f"table {name!r}"):
+            there = [n for n in table.schema.names if n != "data"]
+            wanted = there if columns is None else [n for n in columns if n in there]
+            for batch in table.scanner(columns=wanted, batch_size=rows).to_batches():
+                yield batch.to_pylist()
+
+    def volumes(self, where: str | None = None) -> list[StoredVolume]:
+        """Volumes of the archive; see ``dcmark.archive.volumes.volumes``."""
+        from dcmark.archive.volumes import volumes
+
+        return volumes(self, where)
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -127,18 +175,52 @@ class Archive:
         return Batch(self)
 
     def _append(self, name: str, batches: Iterable[pa.RecordBatch]) -> None:
+        """Commit rows to a table, which is made when it is not there; others may append meanwhile.
+
+        Raises:
+            StorageError: the storage refused.
+        """
         schema = TABLES[name]
-        place = self.path / f"{name}.lance"
-        mode = "append" if self.table(name) is not None else "create"
-        reader = pa.RecordBatchReader.from_batches(schema, batches)
+        place = str(self.path / f"{name}.lance")
+        with writing(self.path):
+            table = self.table(name)
+            if table is None:
+                table = self._create(name)
+            there = set(table.schema.names)
+            missing = [field for field in schema if field.name not in there]
+            if missing:  # made by an earlier release
+                table.add_columns(pa.schema(missing))
+            try:
+                reader = pa.RecordBatchReader.from_batches(schema, batches)
+                self._tables[name] = lance.write_dataset(
+                    reader, place, mode="append", data_storage_version=STORAGE_VERSION
+                )
+            except BaseException:
+                self._tables.pop(name, None)
+                raise
+        if name == "frames":
+            self._parts = None
+
+    def _create(self, name: str) -> Any:
+        """An empty table, made on its own so that two writers who begin at once both end up appending."""
+        place = str(self.path / f"{name}.lance")
         try:
-            self._tables[name] = lance.write_dataset(
-                reader, str(place), mode=mode, data_storage_version=STORAGE_VERSION
+            lance.write_dataset(
+                TABLES[name].empty_table(),
+                place,
+                mode="create",
+                data_storage_version=STORAGE_VERSION,
+                auto_cleanup_options={"interval": CLEANUP_EVERY, "older_than_seconds": KEEP_VERSIONS_S},
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            self._tables.pop(name, None)
-            raise storage_error(error, self.path) from error
-        self._locator = None
+        except OSError:
+            # Another writer makes it at this moment: its first version may take a while to be there.
+            for _ in range(CREATE_TRIES):
+                if self.table(name) is not None:
+                    break
+                time.sleep(CREATE_WAIT_S)
+            else:
+                raise
+        return lance.dataset(place)
 
     # -- reading parts --------------------------------------------------------------------------
 
@@ -148,28 +230,15 @@ class Archive:
         Raises:
             DamageError: a part is not there.
         """
-        if parts == 0:
-            return np.empty(0, np.int64)
-        if self._locator is None:
-            self._locator = _Locator(self)
-        return self._locator.find(batch, first_row, parts)
+        return self._found_parts().find(batch, first_row, parts) if parts else np.empty(0, np.int64)
 
     def payloads(self, positions: Sequence[int] | NDArray[np.int64]) -> list[bytes]:
-        """Stored payloads at positions, in that order, read in one plan.
+        """Stored payloads at positions, in that order.
 
         Raises:
             DamageError: they cannot be read.
         """
-        if len(positions) == 0:
-            return []
-        frames = self.table("frames")
-        if frames is None:
-            raise DamageError("the table 'frames' is missing; expected it beside 'files'")
-        try:
-            found = frames.read_blobs("data", indices=[int(p) for p in positions], preserve_order=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise DamageError("frames cannot be read from the archive; it is damaged there") from error
-        return [payload or b"" for _, payload in found]
+        return self._found_parts().payloads(positions) if len(positions) else []
 
     def part_rows(self, positions: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
         """The columns of parts beside their payload, at positions, in that order.
@@ -177,14 +246,25 @@ class Archive:
         Raises:
             DamageError: they cannot be read.
         """
-        frames = self.table("frames")
-        if frames is None or len(positions) == 0:
-            return []
-        try:
-            rows = frames.take([int(p) for p in positions], columns=[n for n in FRAMES.names if n != "data"])
-        except (OSError, ValueError, RuntimeError) as error:
-            raise DamageError("rows of 'frames' cannot be read; the archive is damaged there") from error
-        return list(rows.to_pylist())
+        return self._found_parts().rows(positions) if len(positions) else []
+
+    def _found_parts(self) -> Parts:
+        if self._parts is None:
+            table = self.table("frames")
+            if table is None:
+                raise DamageError("the table 'frames' is missing; expected it beside 'files'")
+            self._parts = Parts(table, self.path / "frames.lance")
+        return self._parts
+
+
+def _check_columns(expected: pa.Schema, found: pa.Schema) -> None:
+    """Raise ValueError unless the columns found are those that are written, or fewer of those that may be null."""
+    types = {field.name: field.type for field in found}
+    for field in expected:
+        if field.name in types and not types[field.name].equals(field.type):
+            raise ValueError(f"column {field.name!r} is {types[field.name]}, not {field.type}")
+        if field.name not in types and not field.nullable:
+            raise ValueError(f"column {field.name!r} is missing")
 
 
 def open_archive(path: str | os.PathLike[str], *, create: bool = False) -> Archive:
@@ -204,7 +284,9 @@ def open_archive(path: str | os.PathLike[str], *, create: bool = False) -> Archi
         raise FormatVersionError(
             f"expected a dcmark archive at {place}, found {found}; make one with: dcmark ingest SOURCE {place}"
         )
-    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+    if place.is_file() or (place.is_dir() and not all(_is_draft(entry) for entry in place.iterdir())):
+        if info_file.is_file():  # another process was first
+            return Archive(place, _read_info(info_file))
         raise OutputExistsError(
             f"expected an archive, an empty directory or nothing at {place}, found other files; choose another name"
         )
@@ -214,7 +296,8 @@ def open_archive(path: str | os.PathLike[str], *, create: bool = False) -> Archi
         _write_whole(info_file, json.dumps(_info_as_dict(info), indent=2) + "\n")
     except OSError as error:
         raise storage_error(error, place) from error
-    return Archive(place, info)
+    # Read again: where two begin at once, one of them names it for both.
+    return Archive(place, _read_info(info_file))
 
 
 def _created_by() -> str:
@@ -251,30 +334,26 @@ def _read_info(place: Path) -> Info:
 
 
 def _write_whole(place: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    draft = place.with_name(place.name + ".draft")
-    with draft.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(place)
+    """Write a small file so that it is there whole or not at all; the first of several writers stands."""
+    draft = place.with_name(f"{place.name}.{secrets.token_hex(8)}.draft")
+    try:
+        with draft.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        try:
+            place.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            draft.replace(place)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
-def storage_error(error: Exception, place: Path) -> ArchiveError:
-    """An error of the storage in words: what was expected, found, and what to do."""
-    text = str(error)
-    number = getattr(error, "errno", None)
-    if number == 28 or "No space left" in text or "os error 28" in text or "StorageFull" in text:
-        what = "found the disk full; free space, then run the same command again"
-    elif number == 27 or "File too large" in text or "os error 27" in text:
-        what = "found a limit on the size of files; raise it, then run the same command again"
-    elif number == 30 or "Read-only" in text or "os error 30" in text:
-        what = "found it read-only; choose another place"
-    elif number == 13 or "ermission denied" in text or "os error 13" in text:
-        what = "found no permission to write; check the rights of the folder"
-    else:
-        what = f"the storage refused ({type(error).__name__})"
-    return StorageError(f"expected to write to {place}, {what}; everything committed before is safe")
+def _is_draft(place: Path) -> bool:
+    """Left by a run that was killed before its archive began to be."""
+    return place.name.startswith(INFO_FILE) and place.name.endswith(".draft")
 
 
 class Batch:
@@ -294,6 +373,7 @@ class Batch:
         self._pending_bytes = 0
         self._files: list[dict[str, Any]] = []
         self._paths: list[dict[str, Any]] = []
+        self._flushed_ns = 0
         self.payload_bytes = 0
 
     def add_part(self, number: int, encoded: codecs.Encoded, length: int) -> None:
@@ -344,11 +424,13 @@ class Batch:
         """Frames, then files, then paths; afterwards the batch is spent.
 
         Raises:
-            StorageError: the storage refused; what was committed before is untouched.
+            StorageError: the storage refused, or a sweep took this for an abandoned run; what was
+                committed before is untouched.
         """
         if self._pending:
             self._flush_frames()
         if self._files:
+            self._check_swept()
             self.archive._append("files", record_batches("files", self._files))
         if self._paths:
             self.archive._append("paths", record_batches("paths", self._paths))
@@ -356,37 +438,19 @@ class Batch:
 
     def _flush_frames(self) -> None:
         rows, self._pending, self._pending_bytes = self._pending, [], 0
+        self._flushed_ns = time.time_ns()
         self.archive._append("frames", frame_batches(rows))
 
-
-class _Locator:
-    """From (batch, row) to the position in ``frames``, by runs of consecutive rows."""
-
-    def __init__(self, archive: Archive) -> None:
-        found = archive.read("frames", ["batch", "row"])
-        batch, row = found["batch"].to_numpy(), found["row"].to_numpy()
-        starts = np.ones(len(batch), bool)
-        starts[1:] = (np.diff(batch) != 0) | (np.diff(row) != 1)
-        first = np.flatnonzero(starts)
-        order = np.lexsort((row[first], batch[first]))
-        self._batch, self._row, self._position = batch[first][order], row[first][order], first[order]
-        self._count = np.diff(np.append(first, len(batch)))[order]
-
-    def find(self, batch: int, first_row: int, parts: int) -> NDArray[np.int64]:
-        low = int(np.searchsorted(self._batch, batch, "left"))
-        high = int(np.searchsorted(self._batch, batch, "right"))
-        pieces: list[NDArray[np.int64]] = []
-        row, end = first_row, first_row + parts
-        while row < end:
-            run = low + int(np.searchsorted(self._row[low:high], row, "right")) - 1
-            inside = row - int(self._row[run]) if low <= run < high else 0
-            if not low <= run < high or inside >= self._count[run]:
-                raise DamageError(f"parts of a file are missing: {end - row} of {parts} are not in 'frames'")
-            take = min(end - row, int(self._count[run]) - inside)
-            start = int(self._position[run]) + inside
-            pieces.append(np.arange(start, start + take, dtype=np.int64))
-            row += take
-        return np.concatenate(pieces)
+    def _check_swept(self) -> None:
+        """A run that slept for long (a closed laptop) may find its parts swept by ``gc``."""
+        if not self.rows or time.time_ns() - self._flushed_ns < SLEPT_NS:
+            return
+        self.archive.refresh()
+        if self.archive.read("frames", ["row"], f"batch = {self.id}").num_rows != self.rows:
+            raise StorageError(
+                "expected the parts written in this run, found them swept by 'dcmark gc' as abandoned, for this run "
+                "stood still for long; run the same command again"
+            )
 
 
 def layout_of_row(row: dict[str, Any]) -> PixelLayout | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Entry point of the command ``dcmark``; ends with the exit codes of docs/reference/cli.md."""
     sys.exit(run(sys.argv[1:]))
@@ -22,10 +25,10 @@ def run(arguments: list[str]) -> int:
         result = app(arguments, standalone_mode=False, prog_name="dcmark")
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
-        return stop.exit_code
+        # Some releases of the parser turn an interruption into an exit of their own.
+        return _interrupted() if stop.exit_code == INTERRUPTED else stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        draw.error("interrupted", "stopped; what was committed is safe, run the same command again to go on")
-        return 130
+        return _interrupted()
     except DcmarkError as error:
         draw.error(error.code, str(error))
         return error.exit_code
@@ -38,3 +41,10 @@ def run(arguments: list[str]) -> int:
             raise
         draw.error("usage", f"{words()} See: dcmark --help")
         return 2
+
+
+def _interrupted() -> int:
+    from dcmark.cli import draw
+
+    draw.error("interrupted", "stopped; what was committed is safe, run the same command again to go on")
+    return INTERRUPTED

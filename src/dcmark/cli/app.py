@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from dcmark.cli import draw
+from dcmark.cli import draw, export
+from dcmark.cli import train as train_commands
+from dcmark.cli import volumes as volume_commands
+from dcmark.cli.deidentify import deidentify, reidentify
+from dcmark.cli.demo import demo
+from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
 
 app = typer.Typer(
     name="dcmark",
@@ -17,16 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-ArchivePath = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="An archive, NAME.dcmark.")]
-Where = Annotated[
-    str | None,
-    typer.Option("--where", metavar="SQL", help="Condition over the view files, e.g. \"modality = 'CT'\"."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; one a processor by default.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the way.")]
 
 
 def _version(asked: bool) -> None:
@@ -73,7 +69,7 @@ def ingest(
     if not places:
         raise UsageError("expected at least one source and an archive, found one path: dcmark ingest SRC... ARCHIVE")
     for place in places:
-        if not place.exists():
+        if not os.path.exists(place):  # noqa: PTH110  never raises, as Path.exists does where a folder is closed
             from dcmark.errors import SourceError
 
             raise SourceError(f"expected a folder or file at {place}, found nothing; check the path")
@@ -124,10 +120,10 @@ def info(archive: ArchivePath, json: Json = False) -> None:
 @app.command()
 def ls(
     archive: ArchivePath,
-    what: Annotated[str, typer.Argument(help="patients, studies, series or files.")] = "series",
+    what: Annotated[str, typer.Argument(help="patients, studies, series, volumes or files.")] = "series",
     json: Json = False,
 ) -> None:
-    """List patients, studies, series or files."""
+    """List patients, studies, series, volumes or files."""
     import dcmark
     from dcmark.errors import UsageError
 
@@ -137,8 +133,11 @@ def ls(
         "series": "SELECT * FROM series",
         "files": "SELECT path, kind, modality, frames, rows, columns, size, sha256 FROM files ORDER BY source, path",
     }
+    if what == "volumes":
+        volume_commands.list_volumes(dcmark.open_archive(archive), json)
+        return
     if what not in listings:
-        raise UsageError(f"expected one of {', '.join(listings)}, found {what!r}")
+        raise UsageError(f"expected one of {', '.join((*listings, 'volumes'))}, found {what!r}")
     _print(dcmark.query(dcmark.open_archive(archive), listings[what]), json)
 
 
@@ -215,6 +214,14 @@ def restore(
     archive: ArchivePath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
     where: Where = None,
+    from_export: Annotated[
+        Path | None,
+        typer.Option(metavar="SET", help="Only what an export, or some of its pictures, was made from."),
+    ] = None,
+    from_nifti: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Only what a NIfTI file, or a folder of them, was made from."),
+    ] = None,
     overwrite: Overwrite = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -223,11 +230,26 @@ def restore(
     """Write the original files back, byte for byte, hash-checked."""
     import dcmark
 
+    hashes = None
+    if from_export is not None and from_nifti is not None:
+        from dcmark.errors import UsageError
+
+        raise UsageError("expected --from-export or --from-nifti, found both; run the command once for each")
+    if from_export is not None:
+        from dcmark.view.export.base import originals as originals_of_export
+
+        hashes = originals_of_export(from_export)
+    if from_nifti is not None:
+        from dcmark.view.export.nifti import originals
+
+        hashes = originals(from_nifti)
+
     opened = dcmark.open_archive(archive)
     report = dcmark.restore(
         opened,
         out,
         where=where,
+        hashes=hashes,
         overwrite=overwrite,
         threads=threads,
         progress=draw.progress(quiet),
@@ -289,6 +311,13 @@ def gc(
         draw.as_json({"parts": report.parts, "bytes": report.nbytes})
     else:
         draw.line(f"{report.parts} unused parts removed, {draw.size(report.nbytes)} freed")
+
+
+app.command()(demo)
+app.add_typer(export.app, name="export")
+app.command()(deidentify)
+app.command()(reidentify)
+train_commands.register(app)
 
 
 def _print(rows: object, json: bool) -> None:

@@ -25,6 +25,17 @@ def line(text: str) -> None:
     print(text)
 
 
+def heading(what: str, how: str) -> None:
+    """The title of a step, and how a user would do it."""
+    if not sys.stdout.isatty():
+        print(f"\n{what}: {how}")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text.assemble("\n", (what, "bold"), "  ", (how, "dim")))
+
+
 def as_json(value: Any) -> None:
     """A result for programs."""
     print(json.dumps(value, indent=2, default=str, ensure_ascii=False))

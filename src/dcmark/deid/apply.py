@@ -23,6 +23,11 @@ NAMES_KEPT = re.compile(r"^(DICOMDIR|[0-9]{1,6}|[a-z]{0,4}[0-9]{1,5})(\.dcm|\.im
 """Names that only count slices: they identify nobody."""
 
 
+def is_dicom(data: memoryview) -> bool:
+    """Does a file begin as DICOM does?"""
+    return bytes(data[128:132]) == b"DICM" or bytes(data[:4]) == b"DICM" or sniff_encoding(data, 0) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class CleanFile:
     """A de-identified file.
@@ -79,7 +84,7 @@ class Deidentifier:
             HeldBackError: it is not passed on; the message says why.
             StorageError: the vault cannot be written.
         """
-        if bytes(data[128:132]) != b"DICM" and bytes(data[:4]) != b"DICM" and sniff_encoding(data, 0) is None:
+        if not is_dicom(data):
             raise HeldBackError("expected a DICOM file; what other formats hold of a person is not known here")
         made = deidentify(data, self.profile, self.identities, self.limits, patient=patient_folder)
         clean = b"".join(made.chunks())

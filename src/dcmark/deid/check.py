@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from dcmark.config import LIMITS, Limits
+from dcmark.deid.apply import is_dicom
 from dcmark.deid.mapping import KEY_BYTES, Identities
 from dcmark.deid.profile import PATIENT_ID, PATIENT_NAME, Profile
 from dcmark.deid.rewrite import deidentify
+from dcmark.errors import DcmarkError, HeldBackError
+from dcmark.findings import Finding
+from dcmark.progress import NoProgress, Progress
+from dcmark.read.base import Item
+from dcmark.read.containers import load, open_source
 
 _KEY = bytes(KEY_BYTES)
 _LOOKALIKES = frozenset({f"{PATIENT_ID:08X}", f"{PATIENT_NAME:08X}"})
@@ -46,6 +55,87 @@ def left(data: memoryview, profile: Profile, limits: Limits = LIMITS) -> Iterato
             continue
         lookalike = change.action in ("uid", "shift") or change.path.rsplit(".", 1)[-1] in _LOOKALIKES
         yield Left(change.path, change.action, not (removed and lookalike))
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What is left in a set of files.
+
+    Attributes:
+        files: DICOM files looked at.
+        unclean: of them, those with something identifying for certain.
+        unread: files that cannot be read from end to end, or are no DICOM: what they hold is not known.
+        certain: number of files by (tag, rule).
+        examples: a path for each.
+        findings: the files that could not be read.
+    """
+
+    files: int = 0
+    unclean: int = 0
+    unread: int = 0
+    certain: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        left_over = [
+            {"tag": tag, "rule": rule, "files": count, "example": self.examples[tag, rule]}
+            for (tag, rule), count in sorted(self.certain.items())
+        ]
+        counts = {"files": self.files, "unclean": self.unclean, "unread": self.unread}
+        return {**counts, "left": left_over, "findings": [finding.as_dict() for finding in self.findings]}
+
+
+def check_sources(
+    sources: Sequence[str | os.PathLike[str]],
+    profile: Profile,
+    *,
+    progress: Progress | None = None,
+    limits: Limits = LIMITS,
+) -> CheckReport:
+    """What a policy would still change in the files of folders, zip, tar or 7z.
+
+    Raises:
+        SourceError: a source is not there.
+    """
+    report = CheckReport()
+    progress = progress or NoProgress()
+    progress.start("check", None)
+    try:
+        for source in [open_source(place, containers="open", limits=limits) for place in sources]:
+            for item in source.items():
+                if isinstance(item, Finding):
+                    report.unread += item.level == "error"
+                    report.findings.append(item)
+                    continue
+                _check_one(report, item, profile, limits)
+                progress.advance(1, item.size or 0)
+    finally:
+        progress.finish()
+    return report
+
+
+def _check_one(report: CheckReport, item: Item, profile: Profile, limits: Limits) -> None:
+    try:
+        with load(item, limits) as buffer:
+            if not is_dicom(buffer.data):
+                raise HeldBackError("expected a DICOM file; what other formats hold of a person is not known here")
+            found = {
+                (re.sub(r"\[\d+\]", "", one.path), one.rule)
+                for one in left(buffer.data, profile, limits)
+                if one.certain
+            }
+    except (DcmarkError, OSError) as error:
+        report.unread += 1
+        message = str(error) if isinstance(error, DcmarkError) else "the file cannot be read"
+        report.findings.append(Finding("error", getattr(error, "code", "unreadable"), message, "not judged", item.path))
+        return
+    report.files += 1
+    report.unclean += bool(found)
+    report.certain.update(found)
+    for one in found:
+        report.examples.setdefault(one, item.path)
 
 
 def _says_removed(head: bytes) -> bool:

@@ -74,11 +74,12 @@ def deidentify_folders(
         writer = _Writer(place, deidentifier, Path(log) if log is not None else None)
         with writer:
             for source in opened:
+                folders = layouts.Layout(layout, getattr(source, "root", None))
                 for found in source.items():
                     if isinstance(found, Finding):
                         _hold(report, found)
                         continue
-                    made = _one(found, deidentifier, layout, limits)
+                    made = _one(found, deidentifier, folders, limits)
                     if isinstance(made, Finding):
                         _hold(report, made)
                     else:
@@ -100,10 +101,10 @@ def _hold(report: DeidentifyReport, finding: Finding) -> None:
     report.findings.append(finding)
 
 
-def _one(item: Item, deidentifier: Deidentifier, layout: str | None, limits: Limits) -> CleanFile | Finding:
+def _one(item: Item, deidentifier: Deidentifier, layout: layouts.Layout, limits: Limits) -> CleanFile | Finding:
     try:
         with load(item, limits) as buffer:
-            patient = layouts.place(item.path, layout).patient
+            patient = layout.place(item.path).patient
             return deidentifier.file(buffer.data, item.path, patient)
     except HeldBackError as error:
         return Finding("error", error.code, str(error), "held back", item.path)

@@ -200,6 +200,7 @@ def _behind(body: memoryview, here: Element, end: int, encoding: Encoding, limit
 # The elements added by de-identification, in the order of their tags (PS3.15 E.1.1).
 _REMOVED, _METHOD, _METHOD_CODES, _TEMPORAL = 0x00120062, 0x00120063, 0x00120064, 0x00280303
 _DIRECTORY_RECORDS = 0x00041220
+_IN_A_RECORD = f"{_DIRECTORY_RECORDS:08X}["
 _DIRECTORY_OFFSETS = frozenset({0x00041200, 0x00041202, 0x00041400, 0x00041420})
 _TEXT_VRS = frozenset(b"LO LT SH ST UC UR UT PN AE".split())
 _AGE = 0x00101010
@@ -303,6 +304,8 @@ class _Run:
         if (tag >> 16) % 2:
             return self._private(pos, here, behind, encoding, path, depth)
         action = self.profile.action(tag)
+        if tag >> 24 == 0x60 and self.profile.action(tag & 0xFFFF0000 | 0x3000) == "remove":
+            action = "remove"  # the module of an overlay without its data would be invalid
         if action is None:
             known = dictionary_vr(tag)
             action = "keep" if known or tag in PIXEL_TAGS else "remove"
@@ -329,6 +332,9 @@ class _Run:
         self, pos: int, here: Element, behind: int, encoding: Encoding, action: Action, path: str, depth: int
     ) -> list[Draft]:
         tag, where = here.tag, f"{path}{here.tag:08X}"
+        if path.startswith(_IN_A_RECORD) and depth == 1 and here.vr != b"SQ":
+            # Keys of directory records must be there, and most of them filled (PS3.3 F.5).
+            action = {"remove": "empty", "empty": "replace"}.get(action, action)  # type: ignore[assignment]
         if action == "remove":
             self.changes.append(Change(where, "remove"))
             return []
@@ -524,7 +530,8 @@ def _header(tag: int, vr: bytes, length: int, encoding: Encoding) -> bytes:
 
 
 def _valued(tag: int, vr: bytes, value: bytes, encoding: Encoding) -> bytes:
-    """An element with a value, padded to even length (PS3.5 6.2)."""
+    """An element with a value, padded to even length (PS3.5 6.2); ``vr`` as the file writes it, if it does."""
     if len(value) % 2:
-        value += b"\0" if vr in (b"UI", b"OB", b"UN") else b" "
+        meant = vr if vr not in (b"", b"UN") else dictionary_vr(tag)
+        value += b"\0" if meant in (b"UI", b"OB", b"UN", b"") else b" "
     return _header(tag, vr, len(value), encoding) + value

@@ -61,6 +61,22 @@ def read_key_file(path: Path) -> Secret:
     return Secret(key=key)
 
 
+def make_key_file(path: Path) -> None:
+    """A new key file of random bytes, readable by its owner only.
+
+    Raises:
+        OutputExistsError: something is there.
+        StorageError: it cannot be written.
+    """
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:  # noqa: PTH123
+            stream.write(secrets.token_bytes(KEY_BYTES))
+    except FileExistsError as error:
+        raise OutputExistsError(f"expected nothing at {path}, found a file; choose another name") from error
+    except OSError as error:
+        raise StorageError(f"expected to write a key file at {path}; the system refuses") from error
+
+
 class FileRecord(NamedTuple):
     """How a clean file becomes its original again.
 
@@ -235,7 +251,7 @@ class Vault:
         from cryptography.exceptions import InvalidTag
 
         try:
-            return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], self._bound(number, before))
+            return bytes(self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], self._bound(number, before)))
         except InvalidTag as error:
             if number == 0:
                 raise VaultKeyError(
@@ -371,7 +387,7 @@ def _read_header(stream: BinaryIO, place: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def _read(stream: BinaryIO, length: int) -> bytes:
-    data = stream.read(length)
+    data: bytes = stream.read(length)
     while len(data) < length:
         more = stream.read(length - len(data))
         if not more:

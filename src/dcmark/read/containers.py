@@ -9,6 +9,7 @@ What each kind does is in ``dcmark.read.sources``. Findings a source may yield, 
     link-to-folder      info     a link to a folder inside the source; its files come where they lie
     container-kept      warning  named as a container and cannot be opened as one; kept as a file
     duplicate-name      warning  two members of one name; the later is kept with ``#2`` behind it
+    reserved-name       warning  a member whose name Windows keeps for a device; kept as it is
     special-file        warning  a device, pipe or socket; never opened
     link-in-container   warning  a link stored in a container; no bytes of its own
     link-outside        error    a link that leads out of the folder; not followed

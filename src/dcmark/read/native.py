@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,8 +78,9 @@ def _number(dataset: Dataset, keyword: str, default: int | None = None) -> int:
         raise DecodeError(f"expected one whole number for {keyword}; found something else") from None
 
 
+@lru_cache(256)
 def check_layout(layout: PixelLayout) -> None:
-    """Refuse a layout that cannot be.
+    """Refuse a layout that cannot be. Remembered: the frames of a series share theirs.
 
     Raises:
         DecodeError: naming the attribute, what was expected and what was found.

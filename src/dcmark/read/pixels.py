@@ -30,13 +30,16 @@ from dcmark.read.scales import (
     philips_scale,
     real_world_scales,
 )
-from dcmark.read.suv import KINDS, suv_factor
+from dcmark.read.suv import KINDS, convert, suv_factor
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+_UNITS_OF_SUV = {unit: kind for kind, unit in KINDS.items()}
+# As the standard wrote them until 2012, the annotation first.
+_UNITS_OF_SUV |= {f"{{{unit.split('{', 1)[1]}{unit.split('{', 1)[0]}": kind for kind, unit in KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +181,12 @@ def _choices(dataset: Dataset, frame: int, series_start: datetime | None) -> dic
     """Quantities in order of preference, each with the way to its scale."""
     modality = word(dataset, "Modality")
     choices: dict[str, Callable[[], Scale]] = {}
+    if modality == "SEG" or "SegmentationType" in dataset:  # a label map may bring a palette to show it by
+        scale = _segmentation(dataset)
+        return {scale.quantity: lambda: scale, "stored": lambda: STORED}
     samples = number(dataset, "SamplesPerPixel") or 1
     if samples > 1 or word(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
         return {"stored": lambda: STORED}
-    if modality == "SEG" or "SegmentationType" in dataset:
-        scale = _segmentation(dataset)
-        return {scale.quantity: lambda: scale, "stored": lambda: STORED}
     if modality == "RTDOSE":
         quantity = "relative_dose" if word(dataset, "DoseUnits") == "RELATIVE" else "gy"
         return {quantity: lambda: _dose(dataset), "stored": lambda: STORED}
@@ -201,10 +204,9 @@ def _choices(dataset: Dataset, frame: int, series_start: datetime | None) -> dic
     if base is not None and parametric:
         choices[base.quantity] = _given(base)
     if modality == "PT":
-        activity = next((scale for scale in mapped.values() if scale.unit.upper() == "BQ/ML"), None)
         for kind in KINDS:
             if kind not in choices:
-                choices[kind] = _suv(dataset, frame, kind, base, activity, series_start)
+                choices[kind] = _suv(dataset, frame, kind, base, mapped, series_start)
     elif modality == "MR":
         fp = philips_scale(dataset, frame)
         if fp is not None:
@@ -235,16 +237,27 @@ def _suv(
     frame: int,
     kind: str,
     base: Scale | None,
-    activity: Scale | None,
+    mapped: dict[str, Scale],
     series_start: datetime | None,
 ) -> Callable[[], Scale]:
+    """The way to an SUV: the Units of the header, else a real-world mapping to an SUV or to an activity."""
+
     def make() -> Scale:
-        units = word(dataset, "Units")
-        source = activity if activity is not None and not units else base
+        units = None
+        source = base
+        if not word(dataset, "Units"):
+            for scale in mapped.values():
+                stated = _UNITS_OF_SUV.get(scale.unit)
+                if stated is not None:
+                    factor, unit, how = convert(
+                        dataset, stated, kind, 1.0, f"MeasurementUnitsCodeSequence {scale.unit}"
+                    )
+                    return scale.times(factor, kind, unit, how)
+                if scale.unit.upper() == "BQ/ML":
+                    source, units = scale, "BQML"
         if source is None:
             raise ValueMeaningError("expected RescaleSlope and RescaleIntercept in a PET image; they are missing")
-        stated = "BQML" if source is activity else None
-        factor, unit, how = suv_factor(dataset, kind, frame, units=stated, series_start=series_start)
+        factor, unit, how = suv_factor(dataset, kind, frame, units=units, series_start=series_start)
         return source.times(factor, kind, unit, how)
 
     return make

@@ -25,6 +25,7 @@ from dcmark.read.attributes import (
     words,
 )
 from dcmark.read.colour import lut_data, lut_descriptor
+from dcmark.read.suv import KINDS, SUV_TYPES
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -86,14 +87,14 @@ class Scale:
         """
         values = np.empty(stored.shape, np.float32) if out is None else out
         first = self.pieces[0]
-        if len(self.pieces) == 1 and first.low == -np.inf and first.high == np.inf:
-            _piece(stored, first, values)
-            return values
-        values[...] = np.nan
-        for piece in self.pieces:
-            inside = (stored >= piece.low) & (stored <= piece.high)
-            part = stored[inside]
-            values[inside] = _piece(part, piece, np.empty(part.shape, np.float32))
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            if len(self.pieces) == 1 and first.low == -np.inf and first.high == np.inf:
+                return _piece(stored, first, values)
+            values[...] = np.nan
+            for piece in self.pieces:
+                inside = (stored >= piece.low) & (stored <= piece.high)
+                part = stored[inside]
+                values[inside] = _piece(part, piece, np.empty(part.shape, np.float32))
         return values
 
 
@@ -162,15 +163,6 @@ _PET_UNITS = {
     "MLML": ("ml_per_ml", "ml/ml"),
     "STDDEV": ("standard_deviations", "{stddev}"),
 }
-# SUV Type (PS3.3 C.8.9.1.1.5) of GML images.
-_SUV_TYPES = {
-    "BW": ("suvbw", "g/ml{SUVbw}"),
-    "LBM": ("suvlbm", "g/ml{SUVlbm}"),
-    "LBMJAMES128": ("suvlbm", "g/ml{SUVlbm}"),
-    "LBMJANMA": ("suvlbm_janma", "g/ml{SUVlbm}"),
-    "IBW": ("suvibw", "g/ml{SUVibw}"),
-    "BSA": ("suvbsa", "cm2/ml{SUVbsa}"),
-}
 ARBITRARY = "[arb'U]"
 
 
@@ -208,9 +200,9 @@ def _meaning(dataset: Dataset, frame: int, modality: str, kind: str) -> tuple[st
     if modality == "PT":
         units = word(dataset, "Units")
         if units == "GML":
-            suv = word(dataset, "SUVType") or "BW"
-            if suv in _SUV_TYPES:
-                return *_SUV_TYPES[suv], f"{how}, Units GML, SUVType (PS3.3 C.8.9.1.1.3, C.8.9.1.1.5)"
+            suv = SUV_TYPES.get(word(dataset, "SUVType") or "BW")
+            if suv is not None:
+                return suv, KINDS[suv], f"{how}, Units GML, SUVType (PS3.3 C.8.9.1, C.8.9.1.1.3)"
         elif units in _PET_UNITS:
             return *_PET_UNITS[units], f"{how}, Units {units} (PS3.3 C.8.9.1.1.3)"
         return "rescaled", ARBITRARY, f"{how}; Units is missing or unknown (PS3.3 C.8.9.1)"

@@ -31,12 +31,24 @@ if TYPE_CHECKING:
 KINDS = {
     "suvbw": "g/ml{SUVbw}",
     "suvlbm": "g/ml{SUVlbm}",
-    "suvlbm_janma": "g/ml{SUVlbm}",
+    "suvlbm_james128": "g/ml{SUVlbm(James128)}",
+    "suvlbm_janma": "g/ml{SUVlbm(Janma)}",
     "suvbsa": "cm2/ml{SUVbsa}",
     "suvibw": "g/ml{SUVibw}",
 }
-"""Kinds of SUV and their UCUM units: by body weight, lean body mass (James with the factor 128; Janmahasatian), body
-surface area (Du Bois), ideal body weight."""
+"""Kinds of SUV and their units (PS3.16 CID 84, 85): by body weight; by lean body mass after James, for men with the
+factor 120 that most programs use and the standard calls SUVlbm, and with the factor 128 that James gave; by lean body
+mass after Janmahasatian; by body surface area (Du Bois); by ideal body weight."""
+
+SUV_TYPES = {
+    "BW": "suvbw",
+    "LBM": "suvlbm",
+    "LBMJAMES128": "suvlbm_james128",
+    "LBMJANMA": "suvlbm_janma",
+    "BSA": "suvbsa",
+    "IBW": "suvibw",
+}
+"""SUV Type (PS3.3 C.8.9.1) of images whose Units are GML; BW where it is absent."""
 
 _AMBIGUOUS_HALF_LIFE = 12 * 3600.0  # s; from here on a start given without a date may be days back
 _PLAUSIBLE = {
@@ -79,20 +91,18 @@ def suv_factor(
         raise ValueMeaningError(f"expected a kind of SUV out of {', '.join(KINDS)}; found {kind!r}")
     units = units or word(dataset, "Units")
     if units == "GML":
-        stated = {"": "suvbw", "BW": "suvbw", "LBM": "suvlbm", "LBMJAMES128": "suvlbm", "LBMJANMA": "suvlbm_janma"}
-        stated |= {"IBW": "suvibw", "BSA": "suvbsa"}
-        source = stated.get(word(dataset, "SUVType"))
+        source = SUV_TYPES.get(word(dataset, "SUVType") or "BW")
         if source is None:
             raise ValueMeaningError("expected a known SUVType for Units GML; found another")
-        return _convert(dataset, source, kind, 1.0, "Units GML, SUVType (PS3.3 C.8.9.1.1.5)")
+        return convert(dataset, source, kind, 1.0, "Units GML, SUVType (PS3.3 C.8.9.1)")
     if units == "CM2ML":
-        return _convert(dataset, "suvbsa", kind, 1.0, "Units CM2ML (PS3.3 C.8.9.1.1.3)")
+        return convert(dataset, "suvbsa", kind, 1.0, "Units CM2ML (PS3.3 C.8.9.1.1.3)")
     _expect_corrected(dataset, frame)
     if units == "CNTS":
         to_suv = _philips(dataset, 0x00)
         if to_suv:
             how = "private SUV Scale Factor (7053,xx00) of Philips PET Private Group"
-            return _convert(dataset, "suvbw", kind, to_suv, how)
+            return convert(dataset, "suvbw", kind, to_suv, how)
         to_activity = _philips(dataset, 0x09)
         if not to_activity:
             raise ValueMeaningError(
@@ -109,8 +119,17 @@ def suv_factor(
     return Factor(to_activity * measure / dose, KINDS[kind], f"{how}, {dose_how}, {measure_how} (PS3.3 C.8.9)")
 
 
-def _convert(dataset: Dataset, source: str, kind: str, factor: float, how: str) -> Factor:
-    """From one kind of SUV to another: the ratio of the body measures."""
+def convert(dataset: Dataset, source: str, kind: str, factor: float, how: str) -> Factor:
+    """The factor from one kind of SUV to another: the ratio of the body measures.
+
+    Args:
+        source: the kind that values times ``factor`` are.
+        kind: the one that is wanted.
+        how: where the source comes from.
+
+    Raises:
+        ValueMeaningError: an attribute is missing or implausible; the message names it.
+    """
     if source != kind:
         measure, measure_how = _body(dataset, kind)
         factor *= measure / _body(dataset, source)[0]
@@ -166,8 +185,9 @@ def _body(dataset: Dataset, kind: str) -> tuple[float, str]:
     if kind == "suvbsa":
         return 0.007184 * weight**0.425 * size**0.725 * 1e4, "PatientWeight, PatientSize"
     male = _male(dataset)
-    if kind == "suvlbm":
-        measure = (1.10 * weight if male else 1.07 * weight) - (128 if male else 148) * (weight / size) ** 2
+    if kind != "suvlbm_janma":
+        men = 120 if kind == "suvlbm" else 128
+        measure = (1.10 * weight if male else 1.07 * weight) - (men if male else 148) * (weight / size) ** 2
     else:
         index = weight / (size / 100) ** 2
         measure = 9270 * weight / (6680 + 216 * index if male else 8780 + 244 * index)

@@ -69,6 +69,7 @@ COLUMNS = _columns(
     ("KVP", 0x00180060, "number"),
     ("RepetitionTime", 0x00180080, "number"),
     ("EchoTime", 0x00180081, "number"),
+    ("InversionTime", 0x00180082, "number"),
     ("EchoNumbers", 0x00180086, "integer"),
     ("SpacingBetweenSlices", 0x00180088, "number"),
     ("ProtocolName", 0x00181030, "text"),
@@ -111,6 +112,7 @@ COLUMNS = _columns(
     ("RescaleSlope", 0x00281053, "number"),
     ("RescaleType", 0x00281054, "text"),
     ("LossyImageCompression", 0x00282110, "text"),
+    ("Units", 0x00541001, "text"),
 )
 BY_TAG: Mapping[int, Column] = {column.tag: column for column in COLUMNS}
 

@@ -73,13 +73,32 @@ def video_frames(stream: Bytes, layout: PixelLayout, limits: Limits = LIMITS) ->
         raise DecodeError(f"expected a whole video stream; found damage ({type(error).__name__})") from None
 
 
+class VideoReader:
+    """Frames of one video stream by number; asked for in rising order, the stream is read once.
+
+    Args and errors as for ``video_frames``. Use from one thread.
+    """
+
+    def __init__(self, stream: Bytes, layout: PixelLayout, limits: Limits = LIMITS) -> None:
+        self._stream, self._layout, self._limits = stream, layout, limits
+        self._frames: Iterator[NDArray[Any]] = iter(())
+        self._next = -1
+
+    def frame(self, number: int) -> NDArray[Any]:
+        """One frame, from 0; those between the last one and this are decoded too."""
+        if not 0 <= self._next <= number:
+            self._frames, self._next = video_frames(self._stream, self._layout, self._limits), 0
+        for found in self._frames:
+            self._next += 1
+            if self._next == number + 1:
+                return found
+        count, self._next = self._next, -1
+        raise DecodeError(f"expected frame {number} in the video stream; found {count} frames")
+
+
 def video_frame(stream: Bytes, layout: PixelLayout, index: int, limits: Limits = LIMITS) -> NDArray[Any]:
     """One frame of a video stream, from 0; all before it are decoded too. See ``video_frames``."""
-    count = -1
-    for count, frame in enumerate(video_frames(stream, layout, limits)):
-        if count == index:
-            return frame
-    raise DecodeError(f"expected frame {index} in the video stream; found {count + 1} frames")
+    return VideoReader(stream, layout, limits).frame(index)
 
 
 def _expect_size(rows: int, columns: int, layout: PixelLayout) -> None:

@@ -52,6 +52,8 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
 
 
 _PLAIN = {
+    "patient_id": ("PatientID", _text),
+    "study_instance_uid": ("StudyInstanceUID", _text),
     "series_instance_uid": ("SeriesInstanceUID", _text),
     "sop_class_uid": ("SOPClassUID", _text),
     "sop_instance_uid": ("SOPInstanceUID", _text),

@@ -31,6 +31,8 @@ class FrameRow(TypedDict, total=False):
     """How many alike frames this row stands for, counted on from ``frame``; 1 unless it is a cine or a slide."""
     content_key: str
     """Equal for equal pixels, such as a hash of the codestream; copies are found by it."""
+    patient_id: str
+    study_instance_uid: str
     series_instance_uid: str
     sop_class_uid: str
     sop_instance_uid: str
@@ -81,10 +83,10 @@ class FrameRow(TypedDict, total=False):
 
 
 _TEXTS = (
-    "file", "content_key", "series_instance_uid", "sop_class_uid", "sop_instance_uid", "modality", "image_type",
-    "photometric_interpretation", "frame_of_reference_uid", "acquisition_date", "acquisition_time",
-    "acquisition_date_time", "content_date", "content_time", "convolution_kernel", "complex_image_component",
-    "rescale_type", "units", "stack_id", "dimension_index",
+    "file", "content_key", "patient_id", "study_instance_uid", "series_instance_uid", "sop_class_uid",
+    "sop_instance_uid", "modality", "image_type", "photometric_interpretation", "frame_of_reference_uid",
+    "acquisition_date", "acquisition_time", "acquisition_date_time", "content_date", "content_time",
+    "convolution_kernel", "complex_image_component", "rescale_type", "units", "stack_id", "dimension_index",
 )  # fmt: skip
 _NUMBERS = (
     "frame", "frame_count", "rows", "columns", "samples_per_pixel", "number_of_frames", "spacing_between_slices",
@@ -262,6 +264,10 @@ def _as_number(value: Any) -> float:
 
 
 def _vectors(values: Sequence[Any], size: int) -> Floats:
+    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == size:
+        ready = values.astype(np.float64)
+        ready[~np.isfinite(ready).all(axis=1)] = np.nan
+        return ready
     absent = (float("nan"),) * size
     listed = [absent if value is None or _length(value) != size else value for value in values]
     try:

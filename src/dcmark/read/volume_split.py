@@ -134,6 +134,10 @@ def hard_groups(tags: FrameTags, geometry: Geometry, rows: Rows, tolerances: Tol
 
 
 def _hard_keys(tags: FrameTags, geometry: Geometry, rows: Rows, tolerances: Tolerances) -> Iterator[_Key]:
+    # Broken de-identification gives two patients one series UID. Their names stay untold.
+    yield _Key("PatientID", tags.text("patient_id").codes[rows], lambda _: "differs")
+    if not tags.text("series_instance_uid").at(int(rows[0])):  # old files; else a series is enough
+        yield _Key("StudyInstanceUID", tags.text("study_instance_uid").codes[rows], lambda _: "differs")
     sop_class = tags.text("sop_class_uid")
     yield _Key("SOPClassUID", sop_class.codes[rows], sop_class.at)
     own = np.isin(sop_class.codes, [i for i, uid in enumerate(sop_class.values) if uid in _FILE_IS_A_WORLD])

@@ -208,10 +208,10 @@ def segmentation(source: Sequence[Dataset], labels: NDArray[np.uint8], *, series
                 SegmentNumber=place,
                 SegmentLabel=f"Metastasis {label}",
                 SegmentAlgorithmType="MANUAL",
-                SegmentedPropertyCategorySequence=_sequence(
+                SegmentedPropertyCategoryCodeSequence=_sequence(
                     _code("49755003", "SCT", "Morphologically Altered Structure")
                 ),
-                SegmentedPropertyTypeSequence=_sequence(_code("79282002", "SCT", "Metastasis")),
+                SegmentedPropertyTypeCodeSequence=_sequence(_code("79282002", "SCT", "Metastasis")),
                 AnatomicRegionSequence=_sequence(_code(*_LIVER)),
                 TrackingID=f"lesion {label}",
                 TrackingUID=uid(first.SeriesInstanceUID, "tracking", label),

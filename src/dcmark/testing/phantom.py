@@ -46,14 +46,24 @@ def spacing_of(shape: Shape, region: Region = "body") -> Spacing:
 
 
 def origin_mm(
-    shape: Shape, *, spacing_mm: Spacing | None = None, region: Region = "body"
-) -> tuple[float, float, float]:
-    """Patient coordinates (x, y, z; LPS, mm) of the centre of voxel [0, 0, 0]."""
+    shape: Shape, *, spacing_mm: Spacing | None = None, region: Region = "body", middle_mm: Point | None = None
+) -> Point:
+    """Patient coordinates (x, y, z; LPS, mm) of the centre of voxel [0, 0, 0]; arguments as for ``phantom``."""
     spacing = spacing_mm or spacing_of(shape, region)
-    z, y, x = (
-        middle - (size - 1) / 2 * step for middle, size, step in zip(_MIDDLE[region], shape, spacing, strict=True)
+    x, y, z = (
+        middle - (size - 1) / 2 * step
+        for middle, size, step in zip(middle_mm or _MIDDLE[region], shape[::-1], spacing[::-1], strict=True)
     )
     return (x, y, z)
+
+
+def lesions_mm(seed: int) -> NDArray[np.float64]:
+    """The liver metastases of a patient: (lesions, 4), centre x, y, z (LPS) and radius, mm.
+
+    Breathing moves what is painted by up to 9 mm within the slice.
+    """
+    who = parts.anatomy(seed)
+    return who.lesions * who.scale
 
 
 def phantom(

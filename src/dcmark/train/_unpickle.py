@@ -110,6 +110,8 @@ def _describe_modules(table: dict[Any, Any], budget: Budget) -> tuple[dict[str, 
             refuse("a network whose settings have no names")
         networks[name] = {"class": plain(class_name, budget), "settings": settings}
         tensors |= {f"{name}/{key}": tensor for key, tensor in module_tensors(network, budget)}
+    if not networks:
+        refuse("a table without networks")
     data = table.get("training_set_kwargs")
     kept = ("resolution", "use_labels", "max_size", "xflip")  # a path says where somebody keeps data
     training_set = {k: plain(data[k], budget) for k in kept if k in data} if isinstance(data, dict) else {}

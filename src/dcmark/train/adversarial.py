@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from dcmark.errors import UnsupportedError
+from dcmark.errors import TrainingError, UnsupportedError, UsageError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def processes() -> int:
+    """How many processes train together (torchrun); 1 without it."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def agree(tensors: list[Tensor]) -> None:
+    """Replace tensors in place by their mean over all processes that train together."""
+    count = processes()
+    if count == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    flat /= count
+    at = 0
+    for tensor in tensors:
+        tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
+        at += tensor.numel()
 
 
 class Adversaries:
@@ -22,8 +42,14 @@ class Adversaries:
     Attributes:
         generator, discriminator: the networks in training, changed in place.
         average: running average of the generator.
-        images_seen: number of real images shown so far; schedules are counted in it.
+        images_seen: number of real images shown so far, by all processes; schedules are counted in it.
+        rounds: a batch goes through the networks in so many parts, whose gradients are added up: less
+            memory for the same step.
+        seen: what all images, real and made, go through before the discriminator sees them.
     """
+
+    rounds = 1
+    seen: Callable[[Tensor], Tensor] = staticmethod(lambda images: images)
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, adam: tuple[dict[str, Any], dict[str, Any]]
@@ -37,15 +63,33 @@ class Adversaries:
             "discriminator": torch.optim.Adam(discriminator.parameters(), **adam[1]),
         }
 
-    def _learn(self, name: str, loss: Tensor) -> None:
-        """One step of one network down the gradient of a loss; the other network stays as it is."""
+    def _parts(self, *batch: Tensor | None) -> Iterator[tuple[Any, ...]]:
+        """The batch in ``rounds`` parts, each with its share of the whole in front."""
+        count = next(len(part) for part in batch if part is not None)
+        if count % self.rounds:
+            raise UsageError(f"expected a batch of a multiple of {self.rounds} images, found {count}")
+        size = count // self.rounds
+        for start in range(0, count, size):
+            yield 1 / self.rounds, *(None if x is None else x[start : start + size] for x in batch)
+
+    def _learn(self, name: str, losses: Iterable[Tensor]) -> None:
+        """One step of one network down the gradient of the sum of losses; the other network stays as it is."""
         optimizer = self._optimizers[name]
-        network = self._network(name)
-        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            # An overflow in half precision must not end the training.
-            parameter.grad = None if gradient is None else gradient.nan_to_num(0, 1e5, -1e5)
+        parameters = [parameter for parameter in self._network(name).parameters() if parameter.requires_grad]
+        for loss in losses:
+            if not bool(loss.detach().isfinite()):
+                raise TrainingError(
+                    f"expected a finite loss of the {name}, found {float(loss.detach())} after {self.images_seen} "
+                    "images; go on from the last checkpoint with a lower learning rate or a higher penalty"
+                )
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        agree([parameter.grad for parameter in parameters if parameter.grad is not None])
+        for parameter in parameters:
+            if parameter.grad is not None:  # an overflow in half precision must not end the training
+                parameter.grad = parameter.grad.nan_to_num(0, 1e5, -1e5)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

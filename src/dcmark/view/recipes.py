@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import struct
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from dcmark.archive.assemble import header_bytes
-from dcmark.archive.store import Archive
 from dcmark.read.native import dtype_of
 from dcmark.read.pixels import Recipe, recipe_of
-from dcmark.read.suv import scan_start
 from dcmark.read.tags import COLUMNS
-from dcmark.view.frames import DECIDING_COLUMNS, StoredFile, columns_as_dataset
+from dcmark.view.files import DECIDING_COLUMNS, StoredFile, columns_as_dataset
 
 _ELSEWHERE = (
-    0x00189226,  # MR Image Frame Type Sequence
-    0x00189329,  # CT Image Frame Type Sequence
-    0x00189361,  # Multi-energy CT Acquisition
     0x00280121,  # Pixel Padding Range Limit
-    0x00280122,  # Float Pixel Padding Value
-    0x00280123,  # Double Float Pixel Padding Value
-    0x00280124,  # Float Pixel Padding Range Limit
-    0x00280125,  # Double Float Pixel Padding Range Limit
     0x00283000,  # Modality LUT Sequence
     0x00289145,  # Pixel Value Transformation Sequence
     0x00409096,  # Real World Value Mapping Sequence
@@ -35,8 +27,14 @@ _ELSEWHERE = (
     0x52009229,  # Shared Functional Groups Sequence
     0x52009230,  # Per-Frame Functional Groups Sequence
 )
-"""Attributes without a column that a scale or the padding may depend on, in the modalities not in ``_OWN_RULES``."""
-_PRIVATE = b"Philips MR Imaging DD 00"
+"""Attributes without a column that a scale or the padding may depend on, whatever the modality."""
+_BY_MODALITY = {
+    # Frame Type, CT Image Frame Type Sequence, Multi-energy CT Acquisition
+    "CT": (0x00089007, 0x00189329, 0x00189361),
+    "MR": (0x00089007, 0x00189226),  # Frame Type, MR Image Frame Type Sequence
+}
+_OF_FLOATS = (0x00280122, 0x00280123, 0x00280124, 0x00280125)  # Float Pixel Padding Value and its like
+_PHILIPS = b"Philips MR Imaging DD 00"
 _OWN_RULES = frozenset({"PT", "RTDOSE", "SEG"})
 """Modalities whose scale depends on more attributes than have a column."""
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -44,15 +42,19 @@ _TAGS = {column.name: column.tag for column in COLUMNS}
 _MOST = 4096  # recipes kept: where every frame has its own, keeping them would only fill memory
 
 
+@cache
+def _marks(modality: str, number: str, order: str) -> tuple[bytes, ...]:
+    """The bytes of tags, one of which is in the header if any of the attributes is."""
+    tags = _ELSEWHERE + _BY_MODALITY.get(modality, ()) + (_OF_FLOATS if number != "int" else ())
+    marks = tuple(_tag_bytes(tag, order) for tag in tags)
+    return (*marks, _PHILIPS) if modality == "MR" else marks
+
 
 def _tag_bytes(tag: int, order: str) -> bytes:
     return struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
 
 
-_MARKS = {order: [_tag_bytes(tag, order) for tag in _ELSEWHERE] for order in "<>"}
-_COLUMN_MARKS = {
-    order: [(name, _tag_bytes(_TAGS[name], order)) for name in DECIDING_COLUMNS] for order in "<>"
-}  # fmt: skip
+_COLUMN_MARKS = {order: [(name, _tag_bytes(_TAGS[name], order)) for name in DECIDING_COLUMNS] for order in "<>"}
 
 
 class Recipes:
@@ -62,8 +64,8 @@ class Recipes:
         quantity: as for ``read.pixels.physical``.
     """
 
-    def __init__(self, archive: Archive, quantity: str | None = None) -> None:
-        self._archive, self._quantity = archive, quantity
+    def __init__(self, quantity: str | None = None) -> None:
+        self._quantity = quantity
         self._known: dict[Any, Recipe] = {}
         self._starts: dict[str, datetime | None] = {}
 
@@ -90,23 +92,11 @@ class Recipes:
         return recipe
 
     def _scan_start(self, file: StoredFile) -> datetime | None:
-        """Start of the scan a PET image is of: by all files of its series that lie in the archive."""
-        uid = file.row["series_instance_uid"]
-        if not uid:
-            return None
+        """``StoredFile.series_start``, looked up once a series."""
+        uid = file.row["series_instance_uid"] or ""
         if uid not in self._starts:
-            self._starts[uid] = series_start(self._archive, uid)
+            self._starts[uid] = file.series_start
         return self._starts[uid]
-
-
-def series_start(archive: Archive, series_instance_uid: str) -> datetime | None:
-    """``read.suv.scan_start`` of a series in an archive, from typed columns."""
-    columns = ["series_date", "series_time", "acquisition_date", "acquisition_time", "acquisition_date_time"]
-    quoted = series_instance_uid.replace("'", "''")
-    rows = archive.read("files", columns, f"series_instance_uid = '{quoted}'").to_pylist()
-    if any(sign in (row["acquisition_date_time"] or "") for row in rows for sign in "+-"):
-        return None  # an offset from UTC: the header has to say to which time zone the other times belong
-    return scan_start(columns_as_dataset(row) for row in rows)
 
 
 def columns_suffice(file: StoredFile) -> bool:
@@ -118,13 +108,12 @@ def columns_suffice(file: StoredFile) -> bool:
     row = file.row
     if row["kind"] != "dicom":
         return True  # what another format's reader gave as columns is all there is
-    if row["modality"] in _OWN_RULES or row["header"] is None or row["transfer_syntax"] == _DEFLATED:
+    modality = (row["modality"] or "").strip().upper()
+    if modality in _OWN_RULES or row["header"] is None or row["transfer_syntax"] == _DEFLATED:
         return False
     header = header_bytes(file.archive, row)
     order = ">" if row["big_endian"] else "<"
-    if _PRIVATE in header:
-        return False
-    for mark in _MARKS[order]:
+    for mark in _marks("" if modality not in _BY_MODALITY else modality, row["number"], order):
         if mark in header:
             return False
     return not any(row[name] is None and mark in header for name, mark in _COLUMN_MARKS[order])

@@ -19,10 +19,15 @@ from numpy.typing import NDArray
 from dcmark.archive.store import Archive
 from dcmark.config import LIMITS, Limits
 from dcmark.errors import LimitError, UnsupportedError, UsageError, ValueMeaningError
-from dcmark.view.frames import Frame, FrameKey, map_frames
+from dcmark.read.attributes import word
+from dcmark.read.windows import Choice, VoiTable, Window, window_of
+from dcmark.view.frames import Frame, FrameKey, map_frames, read_frames
 from dcmark.view.recipes import Recipes
 
 Array = NDArray[Any]
+
+SAMPLED = 16
+"""Frames looked at for a window that all share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def stack_values(
     Args:
         frames: (SHA-256 of the file, number of the frame in it) of each; all of one size. ``Volume.frames`` is that.
         quantity: one of ``read.pixels.quantities``; None for the first that the header of the first frame defines.
-        threads: that decode; 1 does all in the calling thread. The result is the same.
+        threads: that decode; with 1 the calling thread does. The result is the same.
         out: memory for the values, float32 of their shape, where there is some already: a gigabyte of fresh memory
             can take the system as long as decoding what goes into it.
 
@@ -74,7 +79,7 @@ def stack_values(
         LimitError: a frame is too large, or the array does not fit into memory.
         DamageError: the archive is damaged there.
     """
-    recipes = Recipes(archive, quantity)
+    recipes = Recipes(quantity)
     stack = _Stack(len(frames), out)
 
     def fill(place: int, frame: Frame) -> tuple[str, str, str]:
@@ -108,6 +113,70 @@ def stack_stored(archive: Archive, frames: Sequence[FrameKey], *, threads: int =
     for _ in map_frames(archive, frames, fill, threads=threads, limits=limits):
         pass
     return stack.array
+
+
+def stack_display(
+    archive: Archive,
+    frames: Sequence[FrameKey],
+    window: Choice = None,
+    *,
+    bits: int = 8,
+    threads: int = 1,
+    limits: Limits = LIMITS,
+) -> Array:
+    """What is to be seen of frames, as one array: equal physical values are equally bright in all of them.
+
+    Args:
+        frames: as for ``stack_values``.
+        window: see ``common_window``.
+        bits: 8 or 16.
+
+    Returns:
+        (frames, rows, columns) grey levels or (frames, rows, columns, 3) red, green, blue; uint8 or uint16.
+
+    Raises:
+        UsageError: no such window, or a named CT window for values that are not in HU.
+        Others as ``stack_values`` does.
+    """
+    chosen = common_window(archive, frames, window, limits=limits)
+    stack = _Stack(len(frames))
+
+    def fill(place: int, frame: Frame) -> None:
+        shown = frame.display(chosen, bits=bits)
+        stack.slot(place, shown.shape, shown.dtype)[...] = shown
+
+    for _ in map_frames(archive, frames, fill, threads=threads, limits=limits):
+        pass
+    return stack.array
+
+
+def common_window(
+    archive: Archive, frames: Sequence[FrameKey], choice: Choice = None, *, limits: Limits = LIMITS
+) -> Choice:
+    """One window for all frames, to be handed to ``Frame.display``; None for colours, to which no window applies.
+
+    By ``read.windows.window_of`` over the headers of ``SAMPLED`` frames spread over the list: the window that is
+    asked for, else the one the headers give (their median where they differ), else percentiles of those frames.
+
+    Raises:
+        UsageError: no frames, or no such window.
+    """
+    if not frames:
+        raise UsageError("expected one frame or more; found none")
+    if isinstance(choice, Window | VoiTable):
+        return choice
+    sample = list(read_frames(archive, frames[:: -(-len(frames) // SAMPLED)], limits=limits))
+    if sample[0].stored.ndim == 3 or word(sample[0].dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+        return None
+    headers = {frame.file.sha256: frame.dataset for frame in sample}
+    return window_of(*headers.values(), choice=choice, samples=(_to_look_at(frame) for frame in sample))
+
+
+def _to_look_at(frame: Frame) -> NDArray[np.float32]:
+    try:
+        return frame.physical().values
+    except ValueMeaningError:
+        return frame.physical("stored").values
 
 
 class _Stack:

@@ -76,7 +76,7 @@ class Facts:
 
     patients: Listing
     series: Listing
-    volumes: Listing | None
+    volumes: Listing
     findings: dict[str, list[Row]]
     modalities: list[Row]
     syntaxes: list[Row]
@@ -95,7 +95,7 @@ def facts(archive: Archive) -> Facts:
         return Facts(
             patients=_listing(database, "SELECT * FROM patients"),
             series=_listing(database, "SELECT * FROM series"),
-            volumes=None,
+            volumes=_listing(database, _VOLUMES),
             findings={level: _rows(database, _FINDINGS, [level]) for level in LEVELS},
             modalities=_rows(database, _BY_MODALITY),
             syntaxes=_rows(database, _BY_SYNTAX),
@@ -121,6 +121,13 @@ _FINDINGS = f"""
     SELECT code, count(*) AS count, mode(message) AS message, mode(action) AS action,
            list_sort(array_agg(DISTINCT path))[:{MOST_PATHS}] AS paths
     FROM findings WHERE level = ? GROUP BY code ORDER BY count DESC, code"""
+
+_VOLUMES = """
+    SELECT coalesce(nullif(patient, ''), patient_id) AS patient,
+           coalesce(description, series_number::VARCHAR) AS series, modality, rows, columns, verdict,
+           list_aggregate([f.level || ': ' || f.message FOR f IN findings IF f.level <> 'info'], 'string_agg', '; ')
+               AS said
+    FROM volumes ORDER BY level = 'error' DESC, level = 'warning' DESC, dataset, 1, series_number, number"""
 
 _BY_MODALITY = """
     SELECT coalesce(modality, kind) AS modality, count(DISTINCT coalesce(patient_id, patient)) AS patients,

@@ -64,7 +64,7 @@ def report(
         MissingExtraError: ``pdf`` without the extra ``report``.
         DamageError: the archive cannot be read.
     """
-    from dcmark.archive.store import storage_error
+    from dcmark.archive.faults import storage_error
 
     places = [Path(place) for place in (out, pdf) if place is not None]
     for place in places:
@@ -99,7 +99,7 @@ def render(archive: Archive, known: Facts, shown: Pictures, *, seed: int) -> str
     sections += [("slices", "Slices at random")] if shown.sheets else []
     sections += [("values", "Values")] if shown.histograms else []
     sections += [("what", "What is here"), ("patients", "Patients"), ("series", "Series")]
-    sections += [("volumes", "Volumes")] if volumes else []
+    sections += [("volumes", "Volumes")] if volumes.total else []
     return template.render(
         title=archive.path.name,
         subtitle=f"Format {whole['format_version']}, {_bytes(whole['bytes_received'])} received, "
@@ -108,7 +108,7 @@ def render(archive: Archive, known: Facts, shown: Pictures, *, seed: int) -> str
         numbers=[
             (f"{whole['patients']:,}", "patients"),
             (f"{whole['series']:,}", "series"),
-            *([(f"{volumes.total:,}", "volumes")] if volumes else []),
+            *([(f"{volumes.total:,}", "volumes")] if volumes.total else []),
             (f"{whole['files']:,}", "files"),
             (f"{whole['frames']:,}", "frames"),
             (f"{counted['error']:,}", "error findings"),
@@ -219,9 +219,10 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "volumes": [
         Column("patient", _text("patient")),
-        Column("slices × rows × columns", _text("size")),
+        Column("series", _text("series")),
+        Column("modality", _text("modality")),
+        Column("rows × columns", lambda row: f"{row['rows']} × {row['columns']}"),
         Column("verdict", _text("verdict")),
-        Column("findings", _text("findings")),
-        Column("Series Instance UID", _text("series"), "uid"),
+        Column("findings", _text("said")),
     ],
 }

@@ -19,6 +19,7 @@ from dcmark.read.sources import kinds
 STEP = 1 << 20  # bytes asked of a decoder at once
 BUFFER = 1 << 16  # bytes a member is read in where its reader asks for less
 LONGEST_NAME = 4096  # bytes
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)", re.IGNORECASE)
 _SHOWN = 256  # characters of a refused name that go into a finding
 
 
@@ -163,6 +164,7 @@ class Container(ABC):
 
     def __init__(self, origin: Origin, limits: Limits) -> None:
         self.label = origin.label
+        self.root = origin.root
         self.origin = origin
         self.limits = limits
         self.budget: Budget
@@ -216,6 +218,9 @@ class Container(ABC):
         if len(self._names) > self.limits.container_members:
             raise LimitError(f"more than {self.limits.container_members} members (limit container_members)")
         path = self.origin.prefix + below
+        if any(_WINDOWS_DEVICE.match(part) for part in below.split("/")):
+            message = "a name that Windows keeps for a device"
+            yield Finding("warning", "reserved-name", message, "kept; restored under another name there", path)
         if kinds.kind(below) is not None:
             yield Finding("info", "container-nested", "a container within a container", "kept unopened", path)
         yield Item(

@@ -6,12 +6,14 @@ Karras et al. 2018, section 2 and appendix A.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dcmark.train.adversarial import Adversaries
+from dcmark.train.adversarial import Adversaries, processes
 from dcmark.train.losses import label_loss, update_average, wasserstein_penalty
 from dcmark.train.pggan.networks import Config, Discriminator, Generator, double, fade, shrink
 
@@ -81,10 +83,11 @@ def generator_loss(
     labels: Tensor | None,
     lod: float,
     settings: StepSettings,
+    seen: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of the generator, (N,), and what to report: -score, plus the label loss."""
     generator, discriminator = networks
-    scores, logits = discriminator(generator(latents, labels, lod=lod, full=False), lod=lod)
+    scores, logits = discriminator(seen(generator(latents, labels, lod=lod, full=False)), lod=lod)
     loss = -scores.squeeze(1)
     if labels is not None and logits.shape[1]:
         loss = loss + settings.label_weight * label_loss(logits, labels)
@@ -93,20 +96,22 @@ def generator_loss(
 
 def discriminator_loss(
     networks: tuple[Generator, Discriminator],
-    batch: tuple[Tensor, Tensor, Tensor | None, Tensor],
+    batch: tuple[Any, ...],
     lod: float,
     settings: StepSettings,
+    seen: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of the discriminator, (N,), and what to report.
 
     Fake score - real score, the gradient penalty at images mixed from both, the drift, and the
     label losses. ``batch``: real images at ``lod``, latents, labels of both, and the mixing
-    factors (N, 1, 1, 1) from 0 (real) to 1 (fake).
+    factors (N, 1, 1, 1) from 0 (real) to 1 (fake). ``seen`` is what images made go through before
+    they are judged; real ones have gone through it.
     """
     generator, discriminator = networks
     real, latents, labels, mix = batch
     with torch.no_grad():
-        fake = generator(latents, labels, lod=lod, full=False)
+        fake = seen(generator(latents, labels, lod=lod, full=False))
     real_scores, real_logits = discriminator(real, lod=lod)
     fake_scores, fake_logits = discriminator(fake, lod=lod)
     mixed = real.lerp(fake, mix).requires_grad_()
@@ -166,11 +171,27 @@ class TrainingStep(Adversaries):
         if mix is None:
             mix = torch.rand(real.shape[0], 1, 1, 1, device=real.device, dtype=real.dtype)
         networks = (self.generator, self.discriminator)
-        batch = (real_at(real, lod, self.generator.config), latents[0], labels, mix)
-        loss, report = discriminator_loss(networks, batch, lod, self.settings)
-        self._learn("discriminator", loss.mean())
-        loss, more = generator_loss(networks, latents[1], labels, lod, self.settings)
-        self._learn("generator", loss.mean())
-        self.images_seen += real.shape[0]
+        shown = self.seen(real_at(real, lod, self.generator.config))
+        means: dict[str, float] = {}
+
+        def add(share: float, report: dict[str, Tensor]) -> None:
+            for name, value in report.items():
+                means[name] = means.get(name, 0.0) + share * float(value.detach().mean())
+
+        def telling() -> Iterator[Tensor]:
+            for share, *part in self._parts(shown, latents[0], labels, mix):
+                loss, report = discriminator_loss(networks, (*part,), lod, self.settings, self.seen)
+                add(share, report)
+                yield loss.mean() * share
+
+        def fooling() -> Iterator[Tensor]:
+            for share, z, c in self._parts(latents[1], labels):
+                loss, report = generator_loss(networks, z, c, lod, self.settings, self.seen)
+                add(share, report)
+                yield loss.mean() * share
+
+        self._learn("discriminator", telling())
+        self._learn("generator", fooling())
+        self.images_seen += real.shape[0] * processes()
         update_average(self.average, self.generator, self.settings.average_decay)
-        return {name: float(value.detach().mean()) for name, value in (report | more).items()} | {"lod": lod}
+        return means | {"lod": lod}

@@ -6,12 +6,13 @@ every so many steps only, that many times stronger, and the discriminator's Adam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dcmark.train.adversarial import Adversaries
+from dcmark.train.adversarial import Adversaries, agree, processes
 from dcmark.train.losses import (
     average_decay,
     faded_blur,
@@ -89,41 +90,64 @@ class TrainingStep(Adversaries):
         if self.settings.gamma > 0 and self.steps % self.settings.r1_interval == 0:
             report |= self._penalize(real, real_labels, blur)
         self.steps += 1
-        self.images_seen += real.shape[0]
+        batch = real.shape[0] * processes()
+        self.images_seen += batch
         half_life = self.settings.half_life
         if self.settings.ramp_up > 0:
             half_life = min(half_life, self.images_seen * self.settings.ramp_up)
-        update_average(self.average, self.generator, average_decay(real.shape[0], half_life))
+        update_average(self.average, self.generator, average_decay(batch, half_life))
         return report
 
     def _score(self, images: Tensor, labels: Tensor | None, blur: float) -> Tensor:
-        scores: Tensor = self.discriminator(gaussian_blur(images, blur), labels)
+        scores: Tensor = self.discriminator(self.seen(gaussian_blur(images, blur)), labels)
         return scores
 
     def _teach_generator(self, latents: Tensor, labels: Tensor | None, blur: float) -> dict[str, float]:
-        scores = self._score(self.generator(latents, labels), labels, blur)
-        loss = logistic_fooling(scores).mean()
-        self._learn("generator", loss)
-        return _means("generator", {"loss": loss, "fake": scores})
+        report = _Means("generator")
+
+        def losses() -> Iterator[Tensor]:
+            for share, z, c in self._parts(latents, labels):
+                scores = self._score(self.generator(z, c), c, blur)
+                loss = logistic_fooling(scores).mean()
+                report.add(share, loss=loss, fake=scores)
+                yield loss * share
+
+        self._learn("generator", losses())
+        return report.means
 
     def _teach_discriminator(
         self, real: tuple[Tensor, Tensor | None], made_from: tuple[Tensor, Tensor | None], blur: float
     ) -> dict[str, float]:
-        with torch.no_grad():
-            fake = self.generator(*made_from, update=True)
-        fake_scores = self._score(fake, made_from[1], blur)
-        real_scores = self._score(*real, blur)
-        loss = logistic_telling(real_scores, fake_scores).mean()
-        self._learn("discriminator", loss)
-        return _means("discriminator", {"loss": loss, "fake": fake_scores, "real": real_scores})
+        report = _Means("discriminator")
+
+        def losses() -> Iterator[Tensor]:
+            for share, images, real_labels, z, c in self._parts(*real, *made_from):
+                with torch.no_grad():
+                    fake = self.generator(z, c, update=True)
+                fake_scores = self._score(fake, c, blur)
+                real_scores = self._score(images, real_labels, blur)
+                loss = logistic_telling(real_scores, fake_scores).mean()
+                report.add(share, loss=loss, fake=fake_scores, real=real_scores)
+                yield loss * share
+
+        self._learn("discriminator", losses())
+        agree([value for value in self.generator.buffers() if value.is_floating_point()])
+        return report.means
 
     def _penalize(self, real: Tensor, labels: Tensor | None, blur: float) -> dict[str, float]:
-        real = real.detach().requires_grad_()
-        scores = self._score(real, labels, blur)
-        penalty = r1_penalty(real, scores).mean()
-        loss = penalty * (self.settings.gamma / 2)
-        self._learn("discriminator", loss * self.settings.r1_interval)
-        return _means("penalty", {"loss": loss, "r1": penalty, "real": scores})
+        report = _Means("penalty")
+
+        def losses() -> Iterator[Tensor]:
+            for share, part, c in self._parts(real, labels):
+                images = part.detach().requires_grad_()
+                scores = self._score(images, c, blur)
+                penalty = r1_penalty(images, scores).mean()
+                loss = penalty * (self.settings.gamma / 2)
+                report.add(share, loss=loss, r1=penalty, real=scores)
+                yield loss * self.settings.r1_interval * share
+
+        self._learn("discriminator", losses())
+        return report.means
 
     def state_dict(self) -> dict[str, Tensor]:
         """As :meth:`Adversaries.state_dict`, with the number of steps."""
@@ -135,10 +159,19 @@ class TrainingStep(Adversaries):
         self.steps = int(state["steps"])
 
 
-def _means(turn: str, values: dict[str, Tensor]) -> dict[str, float]:
-    report = {}
-    for name, value in values.items():
-        report[f"{turn}/{name}"] = float(value.detach().mean())
-        if name in {"fake", "real"}:
-            report[f"{turn}/{name}_sign"] = float(value.detach().sign().mean())
-    return report
+class _Means:
+    """Means of what a turn reports, over the parts of a batch."""
+
+    def __init__(self, turn: str) -> None:
+        self.turn, self.means = turn, dict[str, float]()
+
+    def add(self, share: float, **values: Tensor) -> None:
+        """Add a part's means, weighted by its share; scores are also reported by their signs."""
+        for name, value in values.items():
+            self._add(name, share, value)
+            if name in {"fake", "real"}:
+                self._add(f"{name}_sign", share, value.sign())
+
+    def _add(self, name: str, share: float, value: Tensor) -> None:
+        key = f"{self.turn}/{name}"
+        self.means[key] = self.means.get(key, 0.0) + share * float(value.detach().mean())

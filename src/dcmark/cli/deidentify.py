@@ -1,0 +1,164 @@
+"""``dcmark deidentify`` and ``dcmark reidentify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dcmark.cli import draw
+from dcmark.cli.options import ArchivePath, Json, Quiet, Where
+
+if TYPE_CHECKING:
+    from dcmark.deid.apply import Deidentifier
+    from dcmark.deid.profile import Profile
+    from dcmark.deid.vault import Secret, Vault
+
+PASSPHRASE = "DCMARK_VAULT_PASSPHRASE"  # noqa: S105  the name of a variable
+
+ProfileName = Annotated[
+    str, typer.Option("--profile", help="basic, basic+OPTION+..., or a file NAME.toml; see --explain.")
+]
+VaultPath = Annotated[
+    Path | None, typer.Option("--vault", help="Encrypted file that leads back; made where there is none.")
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", help=f"32 secret bytes, made where there are none; else {PASSPHRASE} or a prompt."),
+]
+
+
+def deidentify(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SRC... OUT", help="Folders, files, zip, tar, 7z; the new folder last."),
+    ] = None,
+    profile: ProfileName = "basic",
+    vault: VaultPath = None,
+    key_file: KeyFile = None,
+    layout: Annotated[str | None, typer.Option(help="Folder pattern, as for ingest.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Write what was done to each file: attribute, action, no value.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the policy in words, and do nothing.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Tell what identifying is left in SRC..., and change nothing.")
+    ] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Write clean copies of DICOM files by the standard's profile; what cannot be made clean is held back."""
+    from dcmark.deid.folders import deidentify_folders
+    from dcmark.deid.profile import load_profile
+    from dcmark.errors import UsageError
+
+    chosen = load_profile(profile)
+    if explain:
+        for text in chosen.explain():
+            draw.line(text)
+        return 0
+    paths = paths or []
+    if check:
+        return _check(paths, chosen, json=json, quiet=quiet)
+    if len(paths) < 2:
+        raise UsageError("expected at least one source and a new folder: dcmark deidentify SRC... OUT")
+    *sources, out = paths
+    tool = deidentifier(chosen, vault, key_file)
+    try:
+        report = deidentify_folders(sources, out, tool, layout=layout, log=log, progress=draw.progress(quiet))
+    finally:
+        if tool.vault is not None:
+            tool.vault.close()
+    if json:
+        found = {"files": report.files, "held_back": report.held_back, "actions": dict(report.actions)}
+        draw.as_json({**found, "findings": [finding.as_dict() for finding in report.findings]})
+    else:
+        for finding in report.findings:
+            draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
+        draw.line(f"{report.files} files written, {report.held_back} held back; {draw.counts(dict(report.actions))}")
+    return draw.NEEDS_A_LOOK if report.held_back else 0
+
+
+def _check(paths: list[Path], profile: Profile, *, json: bool, quiet: bool) -> int:
+    from dcmark.deid.check import check_sources
+
+    report = check_sources(paths, profile, progress=draw.progress(quiet))
+    if json:
+        draw.as_json(report.as_dict())
+    else:
+        for (tag, rule), count in sorted(report.certain.items()):
+            draw.line(f"left\t{tag}\t{rule}\tin {count} files, for example {report.examples[tag, rule]}")
+        for finding in report.findings:
+            draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
+        draw.line(
+            f"{report.files} DICOM files looked at, {report.unclean} with something identifying left, "
+            f"{report.unread} that cannot be read from end to end or are no DICOM"
+        )
+    return draw.NEEDS_A_LOOK if report.unclean or report.unread else 0
+
+
+def reidentify(
+    archive: ArchivePath,
+    vault: Annotated[Path, typer.Argument(metavar="VAULT")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
+    key_file: KeyFile = None,
+    where: Where = None,
+    quiet: Quiet = False,
+) -> int:
+    """Write the originals of a de-identified archive back, byte for byte, for who holds the key."""
+    import dcmark
+    from dcmark.deid.vault import Vault
+    from dcmark.reidentification import reidentify as run
+
+    opened = dcmark.open_archive(archive)
+    with Vault.open(vault, secret(key_file, new=False)) as found:
+        report = run(opened, found, out, where=where, progress=draw.progress(quiet))
+    for finding in report.findings:
+        draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
+    draw.line(f"{report.files} originals written, {report.damaged} damaged")
+    return 4 if report.damaged else 0
+
+
+def deidentifier(profile: Profile, vault: Path | None, key_file: Path | None) -> Deidentifier:
+    """What applies the policy, with its secrets from where the user says."""
+    from dcmark.deid.apply import Deidentifier
+
+    if vault is None:
+        from dcmark.errors import UsageError
+
+        if key_file is None:
+            raise UsageError(
+                "expected --vault FILE (leads back to the originals) or --key-file FILE (the same names every time, "
+                "no way back); found neither"
+            )
+        return Deidentifier(profile, secret(key_file, new=True).key)
+    return Deidentifier(profile, vault=open_vault(vault, key_file))
+
+
+def open_vault(path: Path, key_file: Path | None) -> Vault:
+    """The vault to write to; a new one where there is none."""
+    from dcmark.deid.vault import Vault
+
+    if path.exists():
+        return Vault.open(path, secret(key_file, new=False), append=True)
+    made = Vault.create(path, secret(key_file, new=True))
+    draw.line(f"made a new vault, {path}: keep it apart from the clean data; without it nothing leads back")
+    return made
+
+
+def secret(key_file: Path | None, *, new: bool) -> Secret:
+    """The key of a file, made where ``new`` allows it, else a passphrase from the environment or the terminal."""
+    import os
+
+    from dcmark.deid.vault import Secret, make_key_file, read_key_file
+
+    if key_file is not None:
+        if new and not key_file.exists():
+            make_key_file(key_file)
+            draw.line(f"made a new key file, {key_file}: whoever has it can lead back; keep it apart from the data")
+        return read_key_file(key_file)
+    passphrase = os.environ.get(PASSPHRASE)
+    if passphrase is None:
+        passphrase = typer.prompt("Passphrase of the vault", hide_input=True, confirmation_prompt=new)
+    return Secret(passphrase=passphrase)
