@@ -492,7 +492,11 @@ def test_a_wrong_word(source: Path, archive: Archive, tmp_path: Path, capsys: py
     said(capsys, "(usage)", "expected a layout such as", "{person}", "dataset, patient, image")
     assert run(["ingest", str(source), place, "--containers", "eat"]) == 2
     said(capsys, "(usage)", "eat", "open", "keep")
-    for wrong in (["ls", place, "people"], ["findings", place, "--level", "loud"], ["verify", place, "--read-data", "x"]):
+    for wrong in (
+        ["ls", place, "people"],
+        ["findings", place, "--level", "loud"],
+        ["verify", place, "--read-data", "x"],
+    ):
         assert run(wrong) == 2
         said(capsys, "(usage)", "expected")
 
