@@ -251,3 +251,36 @@ def test_commands_from_folder_to_originals(bundled: Path, tmp_path: Path) -> Non
     told = run("deidentify", "--explain", "--profile", "basic+patient")
     assert told.returncode == 0
     assert "Retain Patient Characteristics" in told.stdout
+
+
+def test_ingest_makes_clean_on_the_way_in_and_the_vault_leads_back(bundled: Path, tmp_path: Path) -> None:
+    import dcmark
+    from dcmark.errors import UsageError
+    from dcmark.reidentification import reidentify
+
+    source = tmp_path / "ctpa" / "Svensson Sven" / "1"
+    source.mkdir(parents=True)
+    for name in ("CT_small.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"):
+        (source / name).write_bytes((bundled / name).read_bytes())
+    (source / "notes.txt").write_text("Svensson")
+    archive = dcmark.open_archive(tmp_path / "a.dcmark", create=True)
+    profile = Profile("t", patient="S-{0001}", folders=frozenset({"ctpa"}))
+    with Vault.create(tmp_path / "v.vault", SECRET) as vault:
+        report = dcmark.ingest(tmp_path / "ctpa", archive, deidentifier=Deidentifier(profile, vault=vault))
+        assert (report.files, report.refused) == (3, 1)
+        again = dcmark.ingest(tmp_path / "ctpa", archive, deidentifier=Deidentifier(profile, vault=vault))
+        assert (again.files, again.duplicates) == (0, 3)
+    assert dcmark.open_archive(tmp_path / "a.dcmark").info.hashes_cover == "de-identified"
+    assert dcmark.verify(archive).whole
+    assert {row["patient_id"][:2] for row in dcmark.query(archive, "SELECT patient_id FROM files").to_pylist()} == {
+        "S-"
+    }
+    stored = b"".join(place.read_bytes() for place in _files(tmp_path / "a.dcmark"))
+    for identifying in (b"Svensson", b"CompressedSamples", b"CT_small"):
+        assert identifying not in stored
+    with pytest.raises(UsageError, match="--deidentify"):
+        dcmark.ingest(tmp_path / "ctpa", archive)
+    with Vault.open(tmp_path / "v.vault", SECRET) as vault:
+        assert reidentify(archive, vault, tmp_path / "back").files == 3
+    for place in source.glob("*.dcm"):
+        assert (tmp_path / "back" / "Svensson Sven" / "1" / place.name).read_bytes() == place.read_bytes()

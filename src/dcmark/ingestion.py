@@ -19,14 +19,17 @@ from dcmark.archive.known import Digests
 from dcmark.archive.schema import BULK_CHUNK, LARGEST_HEADER
 from dcmark.archive.store import Archive, Batch
 from dcmark.config import LIMITS, MIB, Limits
+from dcmark.deid.apply import Deidentifier
+from dcmark.deid.source import DeidentifiedSource
 from dcmark.errors import ArchiveError, DcmarkError, SourceError, UsageError
 from dcmark.findings import Finding
 from dcmark.progress import NoProgress, Progress
 from dcmark.read import formats, layouts
-from dcmark.read.base import Instance, Item
+from dcmark.read.base import Instance, Item, Source
 from dcmark.read.containers import Buffer, load, open_source
 from dcmark.read.dicom import DicomReader
 
+DEIDENTIFIED = "de-identified"
 LARGE_FILE = 64 * MIB
 """A file above this, bytes, is packed frame by frame across all threads instead of by one thread."""
 WINDOW_BYTES = 192 * MIB
@@ -125,6 +128,7 @@ def ingest(
     layout: str | None = None,
     containers: Literal["open", "keep"] = "open",
     rehash: bool = False,
+    deidentifier: Deidentifier | None = None,
     progress: Progress | None = None,
     limits: Limits = LIMITS,
 ) -> IngestReport:
@@ -140,6 +144,8 @@ def ingest(
         layout: pattern of folder names such as ``{dataset}/{patient}/{image}/*``; None: found out.
         containers: ``open`` stores the members of containers, ``keep`` the containers as they are.
         rehash: read files again that are known and unchanged by size and time.
+        deidentifier: makes every file clean before it is stored; what cannot be made clean is refused. The archive
+            must be empty, or hold de-identified files only.
         progress: is told of each file.
         limits: what hostile input may cost.
 
@@ -150,7 +156,10 @@ def ingest(
     """
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
-    opened = [open_source(source, containers=containers, limits=limits) for source in sources]
+    opened: list[Source] = [open_source(source, containers=containers, limits=limits) for source in sources]
+    _agree(archive, deidentifier)
+    if deidentifier is not None:
+        opened = [DeidentifiedSource(source, deidentifier, layout, limits) for source in opened]
     run = _Run(archive, threads or os.cpu_count() or 1, rehash, progress or NoProgress(), limits)
     run.progress.start("ingest", None)
     try:
@@ -162,6 +171,20 @@ def ingest(
         run.progress.finish()
         run.executor.shutdown(cancel_futures=True)
     return run.report
+
+
+def _agree(archive: Archive, deidentifier: Deidentifier | None) -> None:
+    """An archive holds files as received or de-identified ones, never both: its hashes say which they cover."""
+    meant = "received" if deidentifier is None else DEIDENTIFIED
+    if archive.info.hashes_cover == meant:
+        return
+    if deidentifier is not None and not archive.read("files", ["size"]).num_rows:
+        archive.cover(DEIDENTIFIED)
+        return
+    raise UsageError(
+        f"expected files {'that are de-identified on the way in' if deidentifier is None else 'as received'}, for the "
+        f"archive {archive.path} holds such; use {'--deidentify' if deidentifier is None else 'another archive'}"
+    )
 
 
 class _Run:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from dcmark.archive.schema import FRAMES, TABLES
 
+Bytes = bytes | memoryview
 ROW_GROUP_BYTES = 8 << 20
 """Payload bytes handed to the table at once."""
 
@@ -21,31 +22,34 @@ def record_batches(name: str, rows: list[dict[str, Any]]) -> Iterator[pa.RecordB
         yield pa.RecordBatch.from_pylist(rows[start : start + 1024], schema)
 
 
-def frame_batches(rows: list[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Rows of ``frames``; payloads are let go as they are handed over."""
-    rows.reverse()
-    while rows:
-        group: list[dict[str, Any]] = []
-        size = 0
-        while rows and size < ROW_GROUP_BYTES:
-            row = rows.pop()
-            size += len(row["data"])
-            group.append(row)
+def frame_batches(rows: Sequence[dict[str, Any]], starts: Sequence[int], payloads: Bytes) -> Iterator[pa.RecordBatch]:
+    """Rows of ``frames``, some MiB at a time; nothing is copied.
+
+    Args:
+        rows: all columns but ``data``.
+        starts: where the payload of each row begins in ``payloads``, and the end of the last one.
+        payloads: one behind the other.
+    """
+    first = 0
+    while first < len(rows):
+        last = first + 1
+        while last < len(rows) and starts[last + 1] - starts[first] <= ROW_GROUP_BYTES:
+            last += 1
         arrays = [
-            _blobs([row["data"] for row in group], field.type)
+            _blobs(starts[first : last + 1], payloads, field.type)
             if field.name == "data"
-            else pa.array([row[field.name] for row in group], field.type)
+            else pa.array([row[field.name] for row in rows[first:last]], field.type)
             for field in FRAMES
         ]
         yield pa.RecordBatch.from_arrays(arrays, schema=FRAMES)
+        first = last
 
 
-def _blobs(payloads: Sequence[bytes], kind: pa.ExtensionType) -> pa.Array:
-    """Payloads as a Lance blob array, copied once; ``lance.blob_array`` copies them as its buffer grows."""
-    offsets = np.zeros(len(payloads) + 1, np.int64)
-    np.cumsum([len(payload) for payload in payloads], out=offsets[1:])
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(payloads))]
-    data = pa.Array.from_buffers(pa.large_binary(), len(payloads), buffers)
+def _blobs(starts: Sequence[int], payloads: Bytes, kind: pa.ExtensionType) -> pa.Array:
+    """Payloads as a Lance blob array; ``lance.blob_array`` would copy them."""
+    count = len(starts) - 1
+    buffers = [None, pa.py_buffer(np.array(starts, np.int64)), pa.py_buffer(payloads)]
+    data = pa.Array.from_buffers(pa.large_binary(), count, buffers)
     fields = list(kind.storage_type)
-    columns = [data if field.name == "data" else pa.nulls(len(payloads), field.type) for field in fields]
+    columns = [data if field.name == "data" else pa.nulls(count, field.type) for field in fields]
     return pa.ExtensionArray.from_storage(kind, pa.StructArray.from_arrays(columns, fields=fields))

@@ -12,7 +12,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ CREATE_TRIES, CREATE_WAIT_S = 50, 0.1
 """How often, and how long each time, a writer waits for a table that another one is making."""
 FLUSH_BYTES = 48 << 20
 """Payload bytes gathered before frames are written: bounds the memory of an ingest."""
+SPARE_BYTES = 16 << 20
+"""Room for the payload that goes over the limit."""
 CLEANUP_EVERY = 64
 """Commits to a table between two sweeps of its old versions. Each lists all pieces of the table, so
 that unswept they would grow with the square of the archive."""
@@ -86,6 +88,17 @@ class Archive:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "info": self.info, "_tables": {}, "_parts": None}
+
+    def cover(self, what: str) -> None:
+        """Record what the hashes cover (``received`` or ``de-identified``); only before the first file.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        info = replace(self.info, hashes_cover=what)
+        with writing(self.path):
+            _write_whole(self.path / INFO_FILE, json.dumps(_info_as_dict(info), indent=2) + "\n", replacing=True)
+        self.info = info
 
     # -- tables ---------------------------------------------------------------------------------
 
@@ -333,7 +346,7 @@ def _read_info(place: Path) -> Info:
     return info
 
 
-def _write_whole(place: Path, text: str) -> None:
+def _write_whole(place: Path, text: str, *, replacing: bool = False) -> None:
     """Write a small file so that it is there whole or not at all; the first of several writers stands."""
     draft = place.with_name(f"{place.name}.{secrets.token_hex(8)}.draft")
     try:
@@ -341,6 +354,9 @@ def _write_whole(place: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
+        if replacing:
+            draft.replace(place)
+            return
         try:
             place.hardlink_to(draft)
         except FileExistsError:
@@ -370,7 +386,10 @@ class Batch:
         self.rows = 0
         self._first = 0
         self._pending: list[dict[str, Any]] = []
-        self._pending_bytes = 0
+        self._starts = [0]
+        # One piece of memory for all payloads of a flush, which goes back to the system as a whole: thousands of
+        # payloads kept on their own, made by many threads, leave it in shreds. Pages not written to cost nothing.
+        self._payloads = np.empty(FLUSH_BYTES + SPARE_BYTES, np.uint8).data
         self._files: list[dict[str, Any]] = []
         self._paths: list[dict[str, Any]] = []
         self._flushed_ns = 0
@@ -384,6 +403,9 @@ class Batch:
             encoded: the packed bytes.
             length: bytes when unpacked.
         """
+        payload = encoded.payload
+        if self._starts[-1] + len(payload) > len(self._payloads):
+            self._flush_frames()
         self._pending.append(
             {
                 "batch": self.id,
@@ -392,16 +414,20 @@ class Batch:
                 "number": number,
                 "codec": encoded.codec,
                 "length": length,
-                "crc": codecs.checksum(encoded.payload),
+                "crc": codecs.checksum(payload),
                 "lowest": encoded.lowest,
                 "highest": encoded.highest,
-                "data": encoded.payload,
             }
         )
         self.rows += 1
-        self._pending_bytes += len(encoded.payload)
-        self.payload_bytes += len(encoded.payload)
-        if self._pending_bytes >= FLUSH_BYTES:
+        self.payload_bytes += len(payload)
+        start, end = self._starts[-1], self._starts[-1] + len(payload)
+        self._starts.append(end)
+        if end > len(self._payloads):  # larger than all there is room for: written on its own
+            self._flush_frames(payload)
+            return
+        self._payloads[start:end] = payload
+        if end >= FLUSH_BYTES:
             self._flush_frames()
 
     def add_file(self, row: dict[str, Any]) -> None:
@@ -427,8 +453,7 @@ class Batch:
             StorageError: the storage refused, or a sweep took this for an abandoned run; what was
                 committed before is untouched.
         """
-        if self._pending:
-            self._flush_frames()
+        self._flush_frames()
         if self._files:
             self._check_swept()
             self.archive._append("files", record_batches("files", self._files))
@@ -436,10 +461,14 @@ class Batch:
             self.archive._append("paths", record_batches("paths", self._paths))
         self._files, self._paths = [], []
 
-    def _flush_frames(self) -> None:
-        rows, self._pending, self._pending_bytes = self._pending, [], 0
-        self._flushed_ns = time.time_ns()
-        self.archive._append("frames", frame_batches(rows))
+    def _flush_frames(self, payloads: codecs.Bytes | None = None) -> None:
+        rows, self._pending = self._pending, []
+        starts, self._starts = self._starts, [0]
+        if rows:
+            self._flushed_ns = time.time_ns()
+            self.archive._append(
+                "frames", frame_batches(rows, starts, self._payloads if payloads is None else payloads)
+            )
 
     def _check_swept(self) -> None:
         """A run that slept for long (a closed laptop) may find its parts swept by ``gc``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-
 INTERRUPTED = 130
 
 
@@ -23,10 +22,10 @@ def run(arguments: list[str]) -> int:
 
     try:
         result = app(arguments, standalone_mode=False, prog_name="dcmark")
-        return result if isinstance(result, int) else 0
+        # Some releases of the parser turn an interruption into an exit code of their own.
+        return _interrupted() if result == INTERRUPTED else result if isinstance(result, int) else 0
     except typer.Exit as stop:
-        # Some releases of the parser turn an interruption into an exit of their own.
-        return _interrupted() if stop.exit_code == INTERRUPTED else stop.exit_code
+        return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
     except DcmarkError as error:

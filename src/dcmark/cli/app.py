@@ -11,7 +11,7 @@ import typer
 from dcmark.cli import draw, export
 from dcmark.cli import train as train_commands
 from dcmark.cli import volumes as volume_commands
-from dcmark.cli.deidentify import deidentify, reidentify
+from dcmark.cli.deidentify import KeyFile, VaultPath, deidentifier, deidentify, reidentify
 from dcmark.cli.demo import demo
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
 
@@ -57,6 +57,12 @@ def ingest(
         typer.Option(help="zip, tar, 7z: open stores the members, keep the containers."),
     ] = "open",
     rehash: Annotated[bool, typer.Option("--rehash", help="Read files again that look unchanged.")] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option("--deidentify", metavar="PROFILE", help="Make files clean before they are stored: basic, ..."),
+    ] = None,
+    vault: VaultPath = None,
+    key_file: KeyFile = None,
     threads: Threads = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -73,16 +79,26 @@ def ingest(
             from dcmark.errors import SourceError
 
             raise SourceError(f"expected a folder or file at {place}, found nothing; check the path")
+    cleaner = None
+    if profile is not None:
+        from dcmark.deid.profile import load_profile
+
+        cleaner = deidentifier(load_profile(profile), vault, key_file)
     archive = dcmark.open_archive(target, create=True)
-    report = dcmark.ingest(
-        [*places],
-        archive,
-        threads=threads,
-        layout=layout,
-        containers=containers,
-        rehash=rehash,
-        progress=draw.progress(quiet),
-    )
+    try:
+        report = dcmark.ingest(
+            [*places],
+            archive,
+            threads=threads,
+            layout=layout,
+            containers=containers,
+            rehash=rehash,
+            deidentifier=cleaner,
+            progress=draw.progress(quiet),
+        )
+    finally:
+        if cleaner is not None and cleaner.vault is not None:
+            cleaner.vault.close()
     if json:
         draw.as_json({name: getattr(report, name) for name in report.__slots__ if name != "findings"})
     else:

@@ -74,7 +74,7 @@ def deidentify_folders(
         writer = _Writer(place, deidentifier, Path(log) if log is not None else None)
         with writer:
             for source in opened:
-                folders = layouts.Layout(layout, getattr(source, "root", None))
+                folders = layouts.Layout(layout, source)
                 for found in source.items():
                     if isinstance(found, Finding):
                         _hold(report, found)

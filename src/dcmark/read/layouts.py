@@ -8,7 +8,8 @@ the names of the folders that the source lies in count too. The patient's folder
 2. the one below a known dataset (``ctpa``, ``drli``, ``scapis``), or two below a folder called ``data_dir``;
 3. the one called like the Patient ID in the headers of the slices in it; then, that whose files all have one
    Patient ID while those of the folder around have several;
-4. the second of exactly three folders above the slices, which is the layout itself.
+4. the second of exactly three folders above the slices, which is the layout itself, unless the first of them is what
+   the second part of 3 would choose: then it is left open.
 
 The one above it is the dataset's, the one below the image's. The headers decide only where names do not, and where both
 speak and disagree there is no name. Nor is there one where a file lies deeper than its image's folder, unless headers
