@@ -46,7 +46,7 @@ def copy(slices: list[Path], folder: Path) -> None:
 
 
 def grow(slices: list[Path], folder: Path, count: int, seed: int = 1) -> None:
-    """Write a series of ``count`` slices, 1 mm apart, made from real ones.
+    """Write ``count`` slices, 1 mm apart, made from real ones; a series for each 1,000.
 
     Every slice is a real one rolled by its own amount, with one in 200 pixels changed by 1: the
     content is another, the statistics that codecs live on stay those of a real CT.
@@ -66,7 +66,7 @@ def grow(slices: list[Path], folder: Path, count: int, seed: int = 1) -> None:
         made.file_meta = pydicom.dataset.FileMetaDataset(ds.file_meta)
         made.PixelData = pixels.tobytes()
         made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"2.25.{seed}{i:06d}"
-        made.SeriesInstanceUID = made.FrameOfReferenceUID = f"2.25.9{seed}"
+        made.SeriesInstanceUID = made.FrameOfReferenceUID = f"2.25.9{seed}{i // 1000:03d}"
         made.InstanceNumber = i + 1
         x, y, _ = ds.ImagePositionPatient
         made.ImagePositionPatient = [x, y, float(i)]

@@ -99,23 +99,41 @@ def read_planes(archive: Archive, batch: int, first_row: int, count: int) -> lis
     return rows
 
 
+def frames_of_planes(archive: Archive, batch: int, first_row: int, count: int) -> list[tuple[str, int]]:
+    """The frames that the planes of a mask lie on: SHA-256 in hexadecimal digits, and number. No payload is read."""
+    positions = _positions(archive, batch, first_row, count)
+    table = archive.table("masks")
+    with reading("table 'masks'"):
+        rows = [] if table is None else table.take(positions, columns=["file", "frame"]).to_pylist()
+    return [(row["file"].hex(), row["frame"]) for row in rows]
+
+
 def _positions(archive: Archive, batch: int, first_row: int, count: int) -> list[int]:
-    """Where rows of a batch lie in ``masks``; the index is kept beside the open table."""
+    """Where rows of a batch lie in ``masks``; looked for anew where another writer added them since."""
+    found = _indexed(archive, batch, first_row, count)
+    if len(found) != count:
+        archive._tables.pop("masks", None)
+        found = _indexed(archive, batch, first_row, count)
+    if len(found) != count:
+        raise DamageError(f"expected {count} planes of a mask in 'masks', found {len(found)}; the archive is damaged")
+    return found
+
+
+def _indexed(archive: Archive, batch: int, first_row: int, count: int) -> list[int]:
+    """Positions by an index that is kept beside the open table."""
     table = archive.table("masks")
     index = archive._tables.get("masks index")
     if index is None or index[0] is not table:
-        with reading("table 'masks'"):
-            keys = archive.read("masks", ["batch", "row"])
+        keys = archive.read("masks", ["batch", "row"])
         batches, rows = keys["batch"].to_numpy(), keys["row"].to_numpy()
         order = np.lexsort((rows, batches))
         index = archive._tables["masks index"] = (table, batches[order], rows[order], order)
     _, batches, rows, order = index
     low, high = np.searchsorted(batches, batch, "left"), np.searchsorted(batches, batch, "right")
-    start = low + np.searchsorted(rows[low:high], first_row, "left")
-    found = order[start : min(start + count, high)]
-    if len(found) != count or (count and int(rows[start]) != first_row):
-        raise DamageError(f"expected {count} planes of a mask in 'masks', found {len(found)}; the archive is damaged")
-    return [int(one) for one in found]
+    start = int(low + np.searchsorted(rows[low:high], first_row, "left"))
+    stop = min(start + count, int(high))
+    whole = stop - start == count and np.array_equal(rows[start:stop], np.arange(first_row, first_row + count))
+    return [int(one) for one in order[start:stop]] if whole else []
 
 
 def append_events(archive: Archive, build: Callable[[int], Sequence[Row]]) -> list[Row]:
@@ -141,21 +159,19 @@ def append_events(archive: Archive, build: Callable[[int], Sequence[Row]]) -> li
         rows = _chained(build(last), last, previous)
         if not rows:
             return []
-        try:
-            with writing(archive.path):
-                archive._tables["annotations"] = _commit(table, rows)
-        except CommitConflictError:
+        archive._tables.pop("annotations", None)
+        with writing(archive.path):
+            committed = _commit(table, rows)
+        if committed is None:
             attempt += 1
             if time.monotonic() - began > PATIENCE_S:
                 raise StorageError(
                     f"expected to add events to {archive.path}, found others committing before this for "
                     f"{PATIENCE_S:.0f} s; try again"
-                ) from None
+                )
             time.sleep(random.uniform(0, min(0.25, 0.002 * 2 ** min(attempt, 7))))  # noqa: S311
             continue
-        except BaseException:
-            archive._tables.pop("annotations", None)
-            raise
+        archive._tables["annotations"] = committed
         _join(archive, "annotations", EVENTS_A_PIECE)
         return rows
 
@@ -186,7 +202,7 @@ def _head(archive: Archive, table: Any) -> tuple[int, bytes]:
 
 
 def _commit(table: Any, rows: Sequence[Row]) -> Any:
-    """A new version with these rows behind the others, made only from the version that was read.
+    """A new version with these rows behind the others, made only from the version that was read; else None.
 
     Lance lets two appends pass each other. A merge names all pieces that the new version has, and is refused when
     another version came between.
@@ -198,10 +214,11 @@ def _commit(table: Any, rows: Sequence[Row]) -> Any:
     operation = lance.LanceOperation.Merge([*old, *new], table.lance_schema)
     try:
         return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+    except CommitConflictError:
+        return None
     except OSError as error:
-        # Some releases word a lost race as an input/output error.
-        if "commit conflict" in str(error).lower() or "preempted" in str(error).lower():
-            raise CommitConflictError(str(error)) from error
+        if "commit conflict" in str(error).lower():  # some releases word a lost race as an input/output error
+            return None
         raise
 
 

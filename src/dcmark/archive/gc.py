@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import lance
 
+from dcmark.archive.events import drop_orphan_masks
 from dcmark.archive.faults import writing
 from dcmark.archive.schema import TABLES
 from dcmark.archive.store import Archive
@@ -41,6 +42,8 @@ def collect(archive: Archive, *, exclusive: bool = False) -> GcReport:
     age = datetime.timedelta(0) if exclusive else SAFE_AGE
     with writing(archive.path):
         report.parts = _drop_orphans(archive, age)
+        if exclusive:
+            report.parts += drop_orphan_masks(archive)
         for name in TABLES:
             table = archive.table(name)
             if table is not None:

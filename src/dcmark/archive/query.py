@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dcmark import plugins
 from dcmark.archive.schema import FILES, FRAMES, PATHS, VOLUMES
 from dcmark.archive.store import Archive
 from dcmark.archive.volumes import current
@@ -119,14 +120,20 @@ _ONCE = {
 """Rows of the tables that count: those for which this is 1."""
 
 
+TABLES_GROUP = "dcmark.tables"
+"""Entry-point group of further tables: a function of the archive and the SQL that gives an Arrow table. It is called
+where the SQL names the table."""
+
+
 @contextmanager
-def connection(archive: Archive, *, volumes: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+def connection(archive: Archive, *, volumes: bool = True, sql: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the views of the archive; it can neither read nor write files.
 
     The tables are read as far as a query needs them.
 
     Args:
         volumes: bring the table of volumes up to date first; else it is empty.
+        sql: that is going to be run: tables of ``TABLES_GROUP`` that it names are there too.
     """
     with duckdb.connect(":memory:") as database:
         database.execute("SET enable_progress_bar = false; SET python_enable_replacements = false")
@@ -140,6 +147,9 @@ def connection(archive: Archive, *, volumes: bool = True) -> Iterator[duckdb.Duc
         files = ", ".join(f'one."{n}"' for n in FILES.names if n not in _HIDDEN and n != "sha256")
         for name, text in VIEWS.items():
             database.execute(f"CREATE VIEW {name} AS {text.format(files=files)}")
+        for name in plugins.names(TABLES_GROUP):
+            if re.search(rf"\b{re.escape(name)}\b", sql, re.IGNORECASE):
+                database.register(name, plugins.load(TABLES_GROUP, name)(archive, sql))
         database.execute("SET enable_external_access = false; SET lock_configuration = true")
         yield database
 
@@ -152,7 +162,7 @@ def query(archive: Archive, sql: str) -> pa.Table:
         DamageError: a table cannot be read.
     """
     try:
-        with connection(archive, volumes=_NEED_VOLUMES.search(sql) is not None) as database:
+        with connection(archive, volumes=_NEED_VOLUMES.search(sql) is not None, sql=sql) as database:
             return database.sql(sql).to_arrow_table() if _gives_rows(sql) else _refuse(sql)
     except duckdb.Error as error:
         raise QueryError(

@@ -19,7 +19,14 @@ def record_batches(name: str, rows: list[dict[str, Any]]) -> Iterator[pa.RecordB
     """Rows of ``files`` or ``paths``, 1,024 at a time."""
     schema = TABLES[name]
     for start in range(0, len(rows), 1024):
-        yield pa.RecordBatch.from_pylist(rows[start : start + 1024], schema)
+        some = rows[start : start + 1024]
+        arrays = [_array([row.get(field.name) for row in some], field.type) for field in schema]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    # Arrow's own allocator keeps what other threads free, and Lance frees these: it would grow with every commit.
+    return pa.array(values, kind, memory_pool=pa.system_memory_pool())
 
 
 def frame_batches(rows: Sequence[dict[str, Any]], starts: Sequence[int], payloads: Bytes) -> Iterator[pa.RecordBatch]:
@@ -38,7 +45,7 @@ def frame_batches(rows: Sequence[dict[str, Any]], starts: Sequence[int], payload
         arrays = [
             _blobs(starts[first : last + 1], payloads, field.type)
             if field.name == "data"
-            else pa.array([row[field.name] for row in rows[first:last]], field.type)
+            else _array([row[field.name] for row in rows[first:last]], field.type)
             for field in FRAMES
         ]
         yield pa.RecordBatch.from_arrays(arrays, schema=FRAMES)

@@ -45,6 +45,8 @@ FLUSH_BYTES = 48 << 20
 """Payload bytes gathered before frames are written: bounds the memory of an ingest."""
 SPARE_BYTES = 16 << 20
 """Room for the payload that goes over the limit."""
+MOST_ROWS = 1024
+"""Files gathered before they are committed, however small: each takes some 20 kB as Python objects."""
 CLEANUP_EVERY = 64
 """Commits to a table between two sweeps of its old versions. Each lists all pieces of the table, so
 that unswept they would grow with the square of the archive."""
@@ -444,7 +446,7 @@ class Batch:
     @property
     def full(self) -> bool:
         """Is it time to commit?"""
-        return self.payload_bytes >= FLUSH_BYTES or len(self._paths) >= 4096
+        return self.payload_bytes >= FLUSH_BYTES or len(self._paths) >= MOST_ROWS
 
     def commit(self) -> None:
         """Frames, then files, then paths; afterwards the batch is spent.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dcmark.archive.assemble import WINDOW_BYTES, file_pieces, frame_part, header_bytes, read_parts
+from dcmark.archive.events import check_events
 from dcmark.archive.restore import SMALL_FILE, assemble_small
 from dcmark.archive.schema import row_check
 from dcmark.archive.store import Archive
@@ -98,6 +99,7 @@ def verify(
             for sha256 in sorted(missing):
                 message = "'paths' names a content that 'files' does not hold; its row is lost"
                 report.findings.append(Finding("error", "missing-file", message, path=sha256.hex()))
+            report.findings += check_events(archive)
         except DamageError as error:
             report.findings.append(Finding("error", "damage", str(error)))
         finally:

@@ -33,7 +33,7 @@ from dcmark.read.volumes import FrameId, FrameRange, Leftover, Split, Tiles, Vol
 DERIVATION = 1
 """Raised whenever volumes are found in another way, so that every archive finds its own anew."""
 _KEY = ("what", "series", "seen", "build", "derivation")
-GROUP_FILES = 20_000
+GROUP_FILES = 1000
 """Files whose tags are held at once, unless one series has more."""
 
 

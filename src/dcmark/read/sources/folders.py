@@ -60,11 +60,12 @@ class FolderSource:
         """The contents of one folder; folders in it as pairs of absolute and inner path."""
         try:
             with os.scandir(folder) as scan:
-                entries = sorted(scan, key=_entry_key)
+                entries = sorted(scan, key=_entry_key, reverse=True)
         except OSError as error:
             yield self._unreadable(error, below.rstrip("/"), "folder")
             return
-        for entry in entries:
+        while entries:
+            entry = entries.pop()  # each keeps what stat told of it, so they are let go one by one
             path = below + entry.name
             try:
                 status = entry.stat(follow_symlinks=False)
