@@ -245,7 +245,15 @@ class Archive:
         Raises:
             DamageError: a part is not there.
         """
-        return self._found_parts().find(batch, first_row, parts) if parts else np.empty(0, np.int64)
+        if not parts:
+            return np.empty(0, np.int64)
+        try:
+            return self._found_parts().find(batch, first_row, parts)
+        except DamageError:
+            # Frames are committed before files: those of another writer may be newer than the table opened here.
+            if not self._renewed("frames"):
+                raise
+            return self._found_parts().find(batch, first_row, parts)
 
     def payloads(self, positions: Sequence[int] | NDArray[np.int64]) -> list[bytes]:
         """Stored payloads at positions, in that order.
@@ -262,6 +270,15 @@ class Archive:
             DamageError: they cannot be read.
         """
         return self._found_parts().rows(positions) if len(positions) else []
+
+    def _renewed(self, name: str) -> bool:
+        """Open the newest version of a table; False where that is the one that was open."""
+        opened = self._tables.pop(name, None)
+        newest = self.table(name)
+        if newest is None or (opened is not None and newest.version == opened.version):
+            return False
+        self._parts = None
+        return True
 
     def _found_parts(self) -> Parts:
         if self._parts is None:

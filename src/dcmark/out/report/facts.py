@@ -93,8 +93,8 @@ def facts(archive: Archive) -> Facts:
     """
     with connection(archive) as database:
         return Facts(
-            patients=_listing(database, "SELECT * FROM patients"),
-            series=_listing(database, "SELECT * FROM series"),
+            patients=_listing(database, "SELECT * FROM patients ORDER BY ALL"),
+            series=_listing(database, _SERIES),
             volumes=_listing(database, _VOLUMES),
             findings={level: _rows(database, _FINDINGS, [level]) for level in LEVELS},
             modalities=_rows(database, _BY_MODALITY),
@@ -122,12 +122,15 @@ _FINDINGS = f"""
            list_sort(array_agg(DISTINCT path))[:{MOST_PATHS}] AS paths
     FROM findings WHERE level = ? GROUP BY code ORDER BY count DESC, code"""
 
+_SERIES = """
+    SELECT * FROM series ORDER BY dataset, patient, patient_id, number, series_instance_uid, description, bytes"""
+
 _VOLUMES = """
     SELECT coalesce(nullif(patient, ''), patient_id) AS patient,
            coalesce(description, series_number::VARCHAR) AS series, modality, rows, columns, verdict,
            list_aggregate([f.level || ': ' || f.message FOR f IN findings IF f.level <> 'info'], 'string_agg', '; ')
                AS said
-    FROM volumes ORDER BY level = 'error' DESC, level = 'warning' DESC, dataset, 1, series_number, number"""
+    FROM volumes ORDER BY level = 'error' DESC, level = 'warning' DESC, dataset, 1, series_number, number, id"""
 
 _BY_MODALITY = """
     SELECT coalesce(modality, kind) AS modality, count(DISTINCT coalesce(patient_id, patient)) AS patients,
