@@ -11,6 +11,8 @@ import typer
 from dcmark.cli import draw, export
 from dcmark.cli import train as train_commands
 from dcmark.cli import volumes as volume_commands
+from dcmark.cli.annotations import app as annotation_commands
+from dcmark.cli.annotations import write_beside
 from dcmark.cli.deidentify import KeyFile, VaultPath, deidentifier, deidentify, reidentify
 from dcmark.cli.demo import demo
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
@@ -238,6 +240,10 @@ def restore(
         Path | None,
         typer.Option(metavar="PATH", help="Only what a NIfTI file, or a folder of them, was made from."),
     ] = None,
+    with_annotations: Annotated[
+        bool,
+        typer.Option("--with-annotations", help="Write annotations beside them, as SEG, RTSTRUCT, SR, GSPS and CSV."),
+    ] = False,
     overwrite: Overwrite = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -270,11 +276,20 @@ def restore(
         threads=threads,
         progress=draw.progress(quiet),
     )
+    beside = None
+    if with_annotations:
+        from dcmark.archive.query import matching_files
+
+        chosen = matching_files(opened, where) if where is not None or hashes is not None else None
+        if chosen is not None and hashes is not None:
+            chosen &= set(hashes)
+        beside = write_beside(opened, out, chosen, json)
     if json:
         draw.as_json(
             {
                 **{n: getattr(report, n) for n in report.__slots__},
                 "findings": [f.as_dict() for f in report.findings],
+                **({"annotations": beside.annotations, "annotation_files": beside.files} if beside else {}),
             }
         )
     else:
@@ -331,6 +346,7 @@ def gc(
 
 app.command()(demo)
 app.add_typer(export.app, name="export")
+app.add_typer(annotation_commands, name="annotations")
 app.command()(deidentify)
 app.command()(reidentify)
 train_commands.register(app)
