@@ -1,6 +1,8 @@
 """Measure and write docs/benchmarks.md.
 
 python -m benchmarks [--quick] [--only NAME ...]
+
+Sections measured with ``--only`` take the place of the old ones in the page, with their own machine and date.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         setting = _setting(Path(scratch), options.quick, options.turns, "memory" in options.only)
         about.append(f"- {'Real CT slices' if setting.real else 'Generated CT slices, for the real ones are not here'}")
-        lines = [HEAD, *about, ""]
-        print("\n".join(lines), flush=True)
+        print("\n".join([HEAD, *about, ""]), flush=True)
         missed = 0
+        sections: dict[str, list[str]] = {}
         for name, (title, function) in SECTIONS.items():
             if name not in options.only:
                 continue
@@ -49,12 +51,27 @@ def main() -> int:
             missed += sum(row.met is False for row in rows)
             text = list(markdown(title, rows))
             print("\n".join(text), flush=True)
-            lines += text
-    if not options.quick and set(options.only) == set(SECTIONS):
-        PAGE.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
+            if not options.quick:
+                sections[title] = text
+    if sections:
+        whole = set(options.only) == set(SECTIONS)
+        page = [HEAD, *about, ""] if whole else PAGE.read_text("utf-8").splitlines()
+        for title, text in sections.items():
+            page = _with_section(page, title, text if whole else [*text[:2], *about, "", *text[2:]])
+        PAGE.write_text("\n".join(page).rstrip() + "\n", "utf-8")
         print(f"written to {PAGE}")
     print(f"{missed} targets missed" if missed else "all targets met")
     return 0
+
+
+def _with_section(page: list[str], title: str, text: list[str]) -> list[str]:
+    """The page with a section in the place of the one of that title, or behind the last."""
+    heading = f"## {title}"
+    if heading not in page:
+        return [*page, *([""] if page and page[-1] else []), *text]
+    start = page.index(heading)
+    end = next((at for at in range(start + 1, len(page)) if page[at].startswith("## ")), len(page))
+    return [*page[:start], *text, *page[end:]]
 
 
 def _setting(folder: Path, quick: bool, turns: int, long: bool) -> Setting:

@@ -11,6 +11,8 @@
     |-- HeldBackError           held-back   3     a file that cannot be de-identified with certainty
     |-- VaultKeyError           vault-key   1     not the key or passphrase of a vault
     |-- LimitError              limit       1     a declared size is above what is allowed
+    |-- LabelError              label       1     an image has no label, or several
+    |-- LeakError               leak        1     one person stands in two parts of a set
     |-- TrainingError           training    1     the training of a model cannot go on
     `-- ArchiveError            archive     1
         |-- FormatVersionError  version     1     written by a newer dcmark, or no archive at all
@@ -101,6 +103,18 @@ class LimitError(DcmarkError):
     """A declared or real size is above the limit in force."""
 
     code = "limit"
+
+
+class LabelError(DcmarkError):
+    """An image has no label, several, or one of another kind."""
+
+    code = "label"
+
+
+class LeakError(DcmarkError):
+    """One person, study or file stands in two parts of a set."""
+
+    code = "leak"
 
 
 class TrainingError(DcmarkError):

@@ -13,6 +13,7 @@ EXTRA_OF_PACKAGE = {
     "nrrd": "formats",
     "py7zr": "formats",
     "tifffile": "formats",
+    "google_crc32c": "formats",
     "highdicom": "annotate",
     "torch": "train",
     "safetensors": "train",

@@ -10,7 +10,6 @@ import pydicom
 import pytest
 
 import dcmark
-from dcmark import plugins
 from dcmark.annotate.agree import compare, surface_distances
 from dcmark.annotate.exchange import export_annotations
 from dcmark.annotate.log import Log
@@ -19,10 +18,6 @@ from dcmark.annotate.measure import Measures, hull, longest_distance
 from dcmark.annotate.model import Annotation, Contour, Label, Target
 from dcmark.annotate.places import Places
 from dcmark.read.volume_model import FrameId
-
-listed = pytest.mark.skipif(
-    "annotations" not in plugins.names("dcmark.tables"), reason="installed before the tables were listed"
-)
 
 
 def ball(archive, centre, radius, label=drawing.LESION, **more) -> Annotation:
@@ -128,7 +123,6 @@ def test_kappa_of_the_textbook(shared_ct):
     assert compare(sides[0], [], places=Places(shared_ct)).labels.kappa is None
 
 
-@listed
 def test_sql_joins_annotations_with_tags(ct):
     log = Log(ct)
     log.add(
@@ -155,7 +149,6 @@ def test_sql_joins_annotations_with_tags(ct):
         dcmark.query(ct, "SELECT * FROM annotations WHERE nonsense = 1")
 
 
-@listed
 def test_files_are_selected_by_annotation(ct, tmp_path):
     log = Log(ct)
     one = drawing.volume_mask(ct, skip=4)

@@ -9,6 +9,7 @@ import typer
 
 from dcmark.cli import draw
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
+from dcmark.cli.views import add_sets
 from dcmark.cli.volumes import nifti
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def npy(
 
 
 app.command()(nifti)
+add_sets(app)
 
 
 def tell(report: ExportReport, items: str, json: bool) -> int:
