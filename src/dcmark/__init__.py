@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dcmark.ingestion import IngestReport, ingest
     from dcmark.out.report.page import report
     from dcmark.view.frames import frame
+    from dcmark.view.view import View
     from dcmark.view.volumes import values
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _HOMES = {
     "report": "dcmark.out.report.page",
     "frame": "dcmark.view.frames",
     "values": "dcmark.view.volumes",
+    "View": "dcmark.view.view",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "IngestReport",
     "RestoreReport",
     "VerifyReport",
+    "View",
     "frame",
     "ingest",
     "open_archive",

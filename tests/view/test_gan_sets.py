@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 import dcmark
-from dcmark.errors import LabelError, OutputExistsError, StorageError, UnsupportedError, UsageError
+from dcmark.errors import LabelError, UnsupportedError, UsageError
 from dcmark.view.export import pggan as pggan_module
-from dcmark.view.export import sets
 from dcmark.view.export.base import originals
 from dcmark.view.export.pggan import export_pggan
 from dcmark.view.export.stylegan3 import export_stylegan3
@@ -188,15 +187,6 @@ def test_sixteen_bits_for_the_own_trainer(patients, tmp_path):
     assert told["unit"] == "HU"
 
 
-def test_the_same_bytes_again(patients, tmp_path):
-    for number, threads in enumerate((1, 4)):
-        export_stylegan3(patients, tmp_path / f"{number}.zip", view=LUNG, threads=threads)
-        export_pggan(patients, tmp_path / str(number) / "set", view=LUNG, threads=threads)
-    assert (tmp_path / "0.zip").read_bytes() == (tmp_path / "1.zip").read_bytes()
-    for place in (tmp_path / "0" / "set").iterdir():
-        assert place.read_bytes() == (tmp_path / "1" / "set" / place.name).read_bytes()
-
-
 def test_records_are_drawn_in_another_order_and_told(patients, tmp_path):
     export_pggan(patients, tmp_path / "set", view=LUNG, shuffle=1)
     side = json.loads((tmp_path / "set" / "view.json").read_text())
@@ -259,91 +249,6 @@ def test_a_set_with_no_image_at_all(tmp_path, bundled, export):
     with pytest.raises(UnsupportedError, match="in HU"):
         export(archive, tmp_path / "out" / "set", view=LUNG)
     assert not (tmp_path / "out" / "set.zip").exists() and not (tmp_path / "out" / "set" / "view.json").exists()
-
-
-# Interruptions --------------------------------------------------------------------------------------------------------
-
-
-class Killed(Exception):
-    """Stands for a kill: nothing after it is run but what a process that ends would not run either."""
-
-
-@pytest.mark.parametrize("export", EXPORTERS)
-@pytest.mark.parametrize("after", [0, 1, 5, 23, 24])
-def test_an_interrupted_export_goes_on(patients, tmp_path, monkeypatch, export, after):
-    export(patients, tmp_path / "whole" / "set", view=LUNG)
-    monkeypatch.setattr(sets, "FLUSHED", 2)
-    real, count = sets.Journal.add, 0
-
-    def add(self, record):
-        nonlocal count
-        if count == after:
-            raise Killed
-        count += 1
-        real(self, record)
-
-    monkeypatch.setattr(sets.Journal, "add", add)
-    if after < 24:
-        with pytest.raises(Killed):
-            export(patients, tmp_path / "part" / "set", view=LUNG)
-        left = {place.name for place in (tmp_path / "part").rglob("*") if place.is_file()}
-        assert left and not left & {"set.zip", "view.json", "set.zip.view.json", "set-r05.tfrecords"}
-        # A draft that ends in the middle of an item, as a kill leaves it.
-        for place in (tmp_path / "part").rglob("*draft"):
-            with place.open("ab") as stream:
-                stream.write(b"PK\3\4 torn")
-    monkeypatch.setattr(sets.Journal, "add", real)
-    report = export(patients, tmp_path / "part" / "set", view=LUNG)
-    assert report.items == 24
-    whole = {
-        place.relative_to(tmp_path / "whole"): place for place in (tmp_path / "whole").rglob("*") if place.is_file()
-    }
-    found = {place.relative_to(tmp_path / "part"): place for place in (tmp_path / "part").rglob("*") if place.is_file()}
-    assert whole.keys() == found.keys()
-    for name, place in whole.items():
-        assert found[name].read_bytes() == place.read_bytes(), name
-
-
-@pytest.mark.parametrize("export", EXPORTERS)
-def test_the_draft_of_another_set_is_not_gone_on_with(patients, tmp_path, monkeypatch, export):
-    real = sets.Journal.add
-    monkeypatch.setattr(sets.Journal, "add", lambda self, record: (_ for _ in ()).throw(Killed))
-    with pytest.raises(Killed):
-        export(patients, tmp_path / "set", view=LUNG)
-    monkeypatch.setattr(sets.Journal, "add", real)
-    other = View(windows=("bone",), size=(32, 32))
-    with pytest.raises(OutputExistsError, match="another"):
-        export(patients, tmp_path / "set", view=other)
-    assert export(patients, tmp_path / "set", view=other, overwrite=True).items == 24
-
-
-@pytest.mark.parametrize("export", EXPORTERS)
-def test_a_finished_set_is_not_written_over(patients, tmp_path, export):
-    export(patients, tmp_path / "set", view=LUNG)
-    before = {place: place.read_bytes() for place in tmp_path.rglob("*") if place.is_file()}
-    with pytest.raises(OutputExistsError):
-        export(patients, tmp_path / "set", view=LUNG)
-    assert before == {place: place.read_bytes() for place in tmp_path.rglob("*") if place.is_file()}
-    export(patients, tmp_path / "set", view=LUNG, overwrite=True)
-
-
-@pytest.mark.parametrize("export", EXPORTERS)
-def test_a_full_disk_leaves_nothing_that_looks_whole(patients, tmp_path, export):
-    resource = pytest.importorskip("resource", reason="file-size limits are of Unix")
-    import signal
-
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limit[1]))
-        with pytest.raises(StorageError):
-            export(patients, tmp_path / "set", view=LUNG)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, old)
-    left = {place.name for place in tmp_path.rglob("*") if place.is_file()}
-    assert not left & {"set.zip", "view.json", "set.zip.view.json", "set-r05.tfrecords"}
-    assert export(patients, tmp_path / "set", view=LUNG).items == 24
 
 
 def test_parts_have_no_image_in_common(patients, tmp_path):

@@ -16,6 +16,8 @@ from dcmark.cli.annotations import write_beside
 from dcmark.cli.deidentify import KeyFile, VaultPath, deidentifier, deidentify, reidentify
 from dcmark.cli.demo import demo
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
+from dcmark.cli.views import place as place_command
+from dcmark.cli.views import view_app
 
 app = typer.Typer(
     name="dcmark",
@@ -346,6 +348,8 @@ def gc(
 
 app.command()(demo)
 app.add_typer(export.app, name="export")
+app.add_typer(view_app, name="view")
+app.command()(place_command)
 app.add_typer(annotation_commands, name="annotations")
 app.command()(deidentify)
 app.command()(reidentify)

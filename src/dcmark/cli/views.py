@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +13,18 @@ from dcmark.cli import draw
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads
 
 if TYPE_CHECKING:
-    from dcmark.view.export.base import ExportReport
+    from dcmark.archive.store import Archive
     from dcmark.view.view import View
+
+Action = Callable[..., Any]
+"""(archive, OUT, view, overwrite, threads, quiet) to an ExportReport, or to what is to be told."""
 
 SETS = {
     "stylegan3": "A zip as StyleGAN2 and 3 read it: square PNG files with dataset.json.",
     "pggan": "TFRecords of every resolution, as the reference implementation of PGGAN reads them.",
+    "webdataset": "Tar shards that are read as a stream.",
+    "parquet": "Shards with image features, as Hugging Face datasets reads them.",
+    "medmnist": "One .npz with images and labels of train, val and test.",
 }
 """Exporters of training sets: all take a view."""
 
@@ -45,7 +52,7 @@ Colour = Annotated[bool | None, typer.Option("--colour/--grey", help="Three chan
 Standard = Annotated[bool | None, typer.Option("--standard/--as-stored", help="Turn slices as pictures are looked at.")]
 Every = Annotated[int | None, typer.Option(min=1, metavar="N", help="Every Nth slice of a volume.")]
 GapFree = Annotated[bool | None, typer.Option("--gap-free/--any-volume", help="Only volumes without gaps.")]
-Annotated_ = Annotated[str | None, typer.Option("--annotated", metavar="LABEL", help="Only frames with it; * any.")]
+OnlyAnnotated = Annotated[str | None, typer.Option("--annotated", metavar="LABEL", help="Only frames with it; * any.")]
 Background = Annotated[float | None, typer.Option(min=0, max=1, help="Brightness around the frame: 0 black, 1 white.")]
 LabelsOf = Annotated[
     str | None,
@@ -132,10 +139,47 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
 def add_sets(app: typer.Typer) -> None:
     """Enter a command for every exporter of training sets."""
     for name, text in SETS.items():
-        app.command(name, help=text)(_command(name))
+        app.command(name, help=text)(_command(_exported(name)))
 
 
-def _command(name: str) -> Any:
+def _exported(name: str) -> Action:
+    def action(archive: Archive, out: Path, view: View, overwrite: bool, threads: int | None, quiet: bool) -> Any:
+        from dcmark import plugins
+
+        export = plugins.load("dcmark.exporters", name)
+        return export(archive, out, view=view, overwrite=overwrite, threads=threads, progress=draw.progress(quiet))
+
+    return action
+
+
+def _saved(archive: Archive, out: Path, view: View, overwrite: bool, threads: int | None, quiet: bool) -> Any:
+    """What a view has in an archive, and the view as a file."""
+    from collections import Counter
+
+    from dcmark.archive.faults import writing
+    from dcmark.errors import OutputExistsError
+    from dcmark.view.render import plan
+
+    del threads, quiet
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"expected nothing at {out}, found something; choose another name or use --overwrite")
+    found = plan(archive, view)
+    with writing(out):
+        view.save(out)
+    told: dict[str, Any] = {
+        "images": len(found),
+        "files": len({one.sha256 for one in found.chosen}),
+        "parts": dict(Counter(found.parts)),
+        "labels": {},
+        "hash": view.hash,
+    }
+    if found.labels.classes:
+        counted = Counter(found.labels.values)
+        told["labels"] = {name: counted[number] for number, name in enumerate(found.labels.classes)}
+    return told
+
+
+def _command(action: Action) -> Any:
     def command(
         archive: ArchivePath,
         out: Out,
@@ -151,7 +195,7 @@ def _command(name: str) -> Any:
         standard: Standard = None,
         every: Every = None,
         gap_free: GapFree = None,
-        annotated: Annotated_ = None,
+        annotated: OnlyAnnotated = None,
         background: Background = None,
         labels: LabelsOf = None,
         split: Split = None,
@@ -165,8 +209,6 @@ def _command(name: str) -> Any:
         json: Json = False,
     ) -> int:
         import dcmark
-        from dcmark import plugins
-        from dcmark.cli.export import tell
 
         chosen = made_view(
             {
@@ -177,15 +219,61 @@ def _command(name: str) -> Any:
                 "part": part,
             }
         )  # fmt: skip
-        export = plugins.load("dcmark.exporters", name)
-        report: ExportReport = export(
-            dcmark.open_archive(archive),
-            out,
-            view=chosen,
-            overwrite=overwrite,
-            threads=threads,
-            progress=draw.progress(quiet),
-        )
-        return tell(report, "images", json)
+        found = action(dcmark.open_archive(archive), out, chosen, overwrite, threads, quiet)
+        if not isinstance(found, dict):
+            from dcmark.cli.export import tell
+
+            return tell(found, "images", json)
+        if json:
+            draw.as_json(found)
+        else:
+            draw.line(f"{found['images']} images of {found['files']} files")
+            for what in ("parts", "labels"):
+                if found[what]:
+                    draw.line(f"{what}: {draw.counts(found[what])}")
+        return 0
 
     return command
+
+
+view_app = typer.Typer(help="Views: which images, and how they are rendered.", no_args_is_help=True)
+view_app.command("save", help="Save a view as JSON, and tell what it has in the archive.")(_command(_saved))
+view_app.command("cache", help="Render a view once into a flat file that is mapped into memory: the fastest epoch.")(
+    _command(_exported("cache"))
+)
+
+
+def place(
+    archive: ArchivePath,
+    set_place: Annotated[Path, typer.Argument(metavar="SET", help="A training set, or its view.json.")],
+    masks: Annotated[
+        Path, typer.Argument(metavar="MASKS", help="A folder or zip of masks named as the images, or one .npy stack.")
+    ],
+    classes: Annotated[str, typer.Option(metavar="N=LABEL,...", help="What the numbers mean, e.g. 1=liver,2=lesion.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write masks of the frames' size here, instead of annotations.")
+    ] = None,
+    author: Annotated[str, typer.Option(help="Of the annotations.")] = "",
+    json: Json = False,
+) -> int:
+    """Put masks made on exported images back onto the frames they were made from, as annotations or as files."""
+    import dcmark
+    from dcmark.view.place import pairs
+    from dcmark.view.place import place as put_back
+
+    report = put_back(dcmark.open_archive(archive), set_place, masks, dict(pairs(classes)), out=out, author=author)
+    if json:
+        draw.as_json(
+            {
+                "images": report.images,
+                "annotations": report.annotations,
+                "files": report.files,
+                "findings": [finding.as_dict() for finding in report.findings],
+            }
+        )
+    else:
+        for finding in report.findings[:20]:
+            draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
+        made = f"{report.files} files" if out is not None else f"{len(report.annotations)} annotations"
+        draw.line(f"{report.images} masks put back: {made}; {len(report.findings)} left out")
+    return draw.NEEDS_A_LOOK if report.findings else 0

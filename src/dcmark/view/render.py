@@ -39,6 +39,8 @@ Array = NDArray[Any]
 T = TypeVar("T")
 SAMPLED = 16
 """Slices of a volume that its percentiles and its body box are found from."""
+LARGEST_PICTURE = 1 << 16
+"""Longest side of a frame or an image that a side file is believed, pixels."""
 BODY_SHARE = 0.02
 """A row or column belongs to the body where at least this part of it is brighter than the threshold."""
 BODY_HU = -500.0

@@ -192,6 +192,7 @@ class _Records:
 
     def cut(self, count: int) -> None:
         """Drop all but the first records of each level."""
+        self.kept = count
         with writing(self._place):
             for stream, size in zip(self._streams, self._sizes, strict=True):
                 stream.truncate(count * size)

@@ -34,14 +34,15 @@ FLUSHED = 256
 class Sink(Protocol[E_contra]):
     """Where the items of a set go.
 
-    Contract: ``kept`` is how many items the draft holds whole; ``add`` appends one and names it; ``flush`` hands all of
-    it to the system; ``finish`` makes the draft a set under its own name; ``close`` lets go of it as it is.
+    Contract: ``kept`` is how many items the draft holds whole; ``cut`` leaves at most so many and brings ``kept`` up to
+    date; ``add`` appends one and names it; ``flush`` hands all of it to the system; ``finish`` makes the draft a set
+    under its own name; ``close`` lets go of it as it is.
     """
 
     kept: int
 
     def cut(self, count: int) -> None:
-        """Drop all but the first ``count`` items."""
+        """Drop all but the first ``count`` items, or more; ``kept`` are left."""
 
     def add(self, number: int, encoded: E_contra) -> str:
         """Append item ``number``; its name in the set."""
@@ -198,8 +199,8 @@ def write_set(
     progress.start(f"export {exporter}", len(plan))
     try:
         target = sink()
-        notes.cut(min(notes.items, target.kept))
-        target.cut(notes.items)
+        target.cut(min(notes.items, target.kept))
+        notes.cut(min(notes.items, target.kept))  # cutting may have dropped more: shards are whole
         progress.advance(notes.done, 0)
         since = 0
         for index, made in plan.each(places[notes.done :], threads=threads or os.cpu_count() or 1, work=_both(encode)):

@@ -120,6 +120,7 @@ class _Zip:
     def cut(self, count: int) -> None:
         """Drop all but the first members, and go on behind them."""
         del self._members[count:]
+        self.kept = count
         end = self._members[-1][1] if count else 0
         with writing(self._place):
             self._stream.truncate(end)
