@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -13,10 +14,16 @@ import pytest
 from PIL import Image
 
 import dcmark
+from dcmark.annotate.log import Log
+from dcmark.annotate.masks import make_plane
+from dcmark.annotate.model import Annotation, Contour, Label
+from dcmark.annotate.places import Places
 from dcmark.errors import UsageError
+from dcmark.read.volume_model import FrameId
 from dcmark.testing.exporters import ExporterContract
 from dcmark.view.cache import Cache, write_cache
 from dcmark.view.export.medmnist import export_medmnist
+from dcmark.view.export.pairs import export_pairs
 from dcmark.view.export.parquet import export_parquet
 from dcmark.view.export.pggan import export_pggan
 from dcmark.view.export.stylegan3 import export_stylegan3
@@ -63,6 +70,58 @@ class TestMedMnist(Contract):
     export = staticmethod(export_medmnist)
     view = replace(LABELLED, splits=PARTS)
     unlike = replace(OTHER, splits=PARTS)
+
+
+@pytest.fixture(scope="module")
+def marked(patients: dcmark.Archive, tmp_path_factory: pytest.TempPathFactory) -> dcmark.Archive:
+    """The same patients, with regions of three kinds on two slices."""
+    folder = tmp_path_factory.mktemp("marked")
+    shutil.copytree(patients.path, folder / "a.dcmark")
+    archive = dcmark.open_archive(folder / "a.dcmark")
+    places = Places(archive)
+    volume = next(iter(places.volumes.values()))
+    one, two = (FrameId(*frame) for frame in volume.frames[1:3])
+    whole = np.zeros((48, 64), bool)
+    whole[10:20, 30:50] = True
+    log = Log(archive, author="A")
+    log.add(
+        [
+            Annotation("mask", places.target("volume", [one], volume), Label("a"), mask=[make_plane(one, whole)]),
+            Annotation("box", places.target("frame", [one]), Label("b"), (Contour(((14.0, 40.0), (25.0, 45.0)), one),)),
+            Annotation("box", places.target("frame", [two]), Label("b"), (Contour(((1.0, 2.0), (5.0, 9.0)), two),)),
+        ]
+    )
+    return archive
+
+
+class TestPairs(Contract):
+    export = staticmethod(export_pairs)
+
+    @pytest.fixture
+    def archive(self, marked: dcmark.Archive) -> dcmark.Archive:
+        return marked
+
+
+def test_masks_lie_on_their_images(marked, tmp_path):
+    view = View(windows=("lung",), annotated="*", orientation="standard")
+    assert export_pairs(marked, tmp_path / "set", view=view).items == 2
+    assert json.loads((tmp_path / "set" / "classes.json").read_text()) == {"background": 0, "a": 1, "b": 2}
+    masks = [np.asarray(Image.open(place)) for place in sorted((tmp_path / "set" / "masks").iterdir())]
+    expected = np.zeros((48, 64), int)
+    expected[10:20, 30:50] = 1
+    expected[14:26, 40:46] = 2
+    assert np.array_equal(masks[0], expected)
+    assert set(np.unique(masks[1])) == {0, 2}
+    small = View(windows=("lung",), annotated="a", size=(24, 32))
+    assert export_pairs(marked, tmp_path / "small", view=small).items == 1
+    (mask,) = [np.asarray(Image.open(place)) for place in (tmp_path / "small" / "masks").iterdir()]
+    assert mask.shape == (24, 32) and set(np.unique(mask)) == {0, 1}
+
+
+def test_masks_need_regions(patients, tmp_path):
+    with pytest.raises(UsageError, match="annotate some"):
+        export_pairs(patients, tmp_path / "set", view=LABELLED)
+    assert not any(tmp_path.iterdir())
 
 
 def test_tar_shards_by_tarfile_and_pillow(patients, tmp_path):

@@ -24,6 +24,8 @@ SETS = {
     "pggan": "TFRecords of every resolution, as the reference implementation of PGGAN reads them.",
     "webdataset": "Tar shards that are read as a stream.",
     "parquet": "Shards with image features, as Hugging Face datasets reads them.",
+    "pairs": "Images and masks of annotations side by side, for segmentation.",
+    "nnunet": "Volumes and masks of annotations in the raw layout of nnU-Net.",
     "medmnist": "One .npz with images and labels of train, val and test.",
 }
 """Exporters of training sets: all take a view."""

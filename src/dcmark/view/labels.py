@@ -126,7 +126,10 @@ def _annotated(archive: Archive, source: str, frames: Sequence[Key]) -> Labels:
 
 
 def labels_of_frames(archive: Archive, frames: Sequence[Key]) -> dict[Key, set[str]]:
-    """Names of the labels that annotations give frames: on the frame itself, or on what the frame belongs to."""
+    """Names of the labels that annotations give frames.
+
+    Regions and points count on the frames they mark; a label of kind ``label`` on all frames of what it is about.
+    """
     marked = query(
         archive,
         """SELECT a.label, f.sha256, f.frame FROM annotations a JOIN annotation_frames f USING (id)
@@ -142,7 +145,7 @@ def labels_of_frames(archive: Archive, frames: Sequence[Key]) -> dict[Key, set[s
             OR (a.level = 'series' AND a.series_instance_uid = f.series_instance_uid)
             OR (a.level = 'study' AND a.study_instance_uid = f.study_instance_uid)
             OR (a.level = 'patient' AND a.patient_id = f.patient_id)
-           WHERE a.status <> 'rejected'""",
+           WHERE a.status <> 'rejected' AND a.kind = 'label'""",
     ).to_pylist()
     of_file: dict[str, set[str]] = {}
     for row in wider:
@@ -155,7 +158,8 @@ def labels_of_frames(archive: Archive, frames: Sequence[Key]) -> dict[Key, set[s
     for row in in_frame:
         found.setdefault((row["sha256"], row["frame"] or 0), set()).add(row["label"])
     volumes = query(
-        archive, "SELECT label, volume FROM annotations WHERE status <> 'rejected' AND level = 'volume'"
+        archive,
+        "SELECT label, volume FROM annotations WHERE status <> 'rejected' AND level = 'volume' AND kind = 'label'",
     ).to_pylist()
     if volumes:
         known = {volume.id: volume for volume in archive.volumes()}

@@ -105,7 +105,7 @@ def export_nifti(
                 name, notes = _write(folder, volume, details[volume.id], quantity, ras, regular, fill, threads, limits)
                 report.findings += notes
                 report.items += 1
-                files |= set(_files(volume))
+                files |= set(files_of(volume))
                 items += [
                     item_line({"item": name, "index": k, "sha256": frame.file, "frame": frame.frame})
                     for k, frame in enumerate(volume.frames)
@@ -174,9 +174,9 @@ def _write(
         notes.append(Finding(note.level, note.code, note.message, note.action, f"{name}.nii.gz"))
     if fill is not None and array.dtype.kind == "f":
         array = np.where(np.isnan(array), np.array(fill, array.dtype), array)
-    array = _narrowest(array)
-    image = _image(array, affine, ras, _reference(volume))
-    files = _files(volume)
+    array = narrowest(array)
+    image = image_of(array, affine, ras, reference_of(volume))
+    files = files_of(volume)
     place = {file: number for number, file in enumerate(files)}
     side = {
         **_bids(details, meaning),
@@ -197,7 +197,7 @@ def _write(
     }
     with writing(folder):
         (folder / f"sub-{label}").mkdir(exist_ok=True)
-        _save(image, folder / f"{name}.nii.gz")
+        save_image(image, folder / f"{name}.nii.gz")
         _whole(folder / f"{name}.json", (_json(side) + "\n").encode())
     return f"{name}.nii.gz", notes
 
@@ -213,7 +213,7 @@ def _json(side: Mapping[str, Any], depth: int = 1) -> str:
     return "{\n" + ",\n".join(lines) + "\n" + pad[1:] + "}"
 
 
-def _narrowest(array: Array) -> Array:
+def narrowest(array: Array) -> Array:
     """Whole numbers as int16 or int32, where all are; NIfTI-1 tools read these and float32 everywhere."""
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
@@ -228,7 +228,7 @@ def _narrowest(array: Array) -> Array:
     return array.astype(np.int32) if low >= -(2**31) and high < 2**31 else array
 
 
-def _image(array: Array, affine: AffineLps, ras: bool, reference: bytes) -> Any:
+def image_of(array: Array, affine: AffineLps, ras: bool, reference: bytes) -> Any:
     nibabel = _nibabel()
     if array.ndim == 4:
         if array.shape[3] != 3 or array.min() < 0 or array.max() > 255:
@@ -252,18 +252,18 @@ def _image(array: Array, affine: AffineLps, ras: bool, reference: bytes) -> Any:
     return image
 
 
-def _reference(volume: StoredVolume) -> bytes:
+def reference_of(volume: StoredVolume) -> bytes:
     """What leads back to the files when the side file is lost: JSON in a header extension."""
-    return json.dumps({"dcmark": {"volume": volume.id, "sha256": _files(volume)}}, separators=(",", ":")).encode()
+    return json.dumps({"dcmark": {"volume": volume.id, "sha256": files_of(volume)}}, separators=(",", ":")).encode()
 
 
-def _files(volume: StoredVolume) -> list[str]:
+def files_of(volume: StoredVolume) -> list[str]:
     """SHA-256 of the files a volume is made of, in the order of its slices."""
     files = dict.fromkeys(frame.file for frame in volume.frames)
     return [*files, *([volume.detached] if volume.detached else [])]
 
 
-def _save(image: Any, place: Path) -> None:
+def save_image(image: Any, place: Path) -> None:
     draft = place.with_name(f".dcmark-{secrets.token_hex(8)}")
     try:
         # No name and no time in the gzip header: equal volumes give equal files.
