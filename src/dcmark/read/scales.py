@@ -66,6 +66,13 @@ class Scale:
     how: str
     pieces: tuple[Piece, ...] = (Piece(),)
 
+    @property
+    def linear(self) -> tuple[float, float] | None:
+        """Slope and intercept, where these alone make the values of all stored ones; else None."""
+        first = self.pieces[0]
+        whole = len(self.pieces) == 1 and first.low == -np.inf and first.high == np.inf and first.table is None
+        return (first.slope, first.intercept) if whole else None
+
     def times(self, factor: float, quantity: str, unit: str, how: str) -> Scale:
         """The scale of a quantity that is this one times a factor."""
         pieces = tuple(

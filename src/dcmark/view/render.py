@@ -24,6 +24,7 @@ from dcmark.annotate.places import Places
 from dcmark.archive.store import Archive, open_archive
 from dcmark.errors import DcmarkError, UnsupportedError, UsageError
 from dcmark.read.display import inverted
+from dcmark.read.pixels import Recipe
 from dcmark.read.volume_model import FrameId
 from dcmark.read.windows import AnyWindow, Window, robust_window
 from dcmark.view.export.base import Selected, each_frame, select
@@ -64,6 +65,14 @@ class Item:
     image: Array
     label: int | tuple[float, ...] | None
     record: dict[str, Any]
+
+
+class _Placed:
+    """A grid with what side files say of it."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid, self.told, self.matrix = grid, grid.as_dict(), grid.to_frame()
+        self.to_original = self.matrix[:2].tolist()
 
 
 class Plan:
@@ -118,6 +127,7 @@ class Plan:
         self._recipes = Recipes(self.view.quantity)
         self._windows: dict[tuple[str, int], AnyWindow] = {}
         self._boxes: dict[str, tuple[int, int, int, int]] = {}
+        self._grids: dict[tuple[str, tuple[int, ...]], _Placed] = {}
         self._places: Places | None = None
 
     def _group_rows(self) -> None:
@@ -127,7 +137,7 @@ class Plan:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_lock", "_recipes", "_windows", "_boxes", "_places", "_groups"):
+        for name in ("_lock", "_recipes", "_windows", "_boxes", "_grids", "_places", "_groups"):
             del state[name]
         return state
 
@@ -190,7 +200,7 @@ class Plan:
         }
         return {**about, "labels": self.labels.as_dict()} if self.view.labels else about
 
-    def record(self, index: int, grid: Grid | None = None) -> dict[str, Any]:
+    def record(self, index: int, placed: _Placed | None = None) -> dict[str, Any]:
         """Where an image comes from: file, frame, volume, and the ways from its pixels to the frame's and to mm."""
         one = self.chosen[index]
         record: dict[str, Any] = {"sha256": one.sha256, "frame": one.number}
@@ -202,14 +212,13 @@ class Plan:
         if self.labels.values:
             label = self.labels.values[index]
             record["label"] = list(label) if isinstance(label, tuple) else label
-        if grid is not None:
-            record["grid"] = grid.as_dict()
-            matrix = grid.to_frame()
-            record["to_original"] = matrix[:2].tolist()
+        if placed is not None:
+            record["grid"] = placed.told
+            record["to_original"] = placed.to_original
             plane = self.places.plane(FrameId(one.sha256, one.number))
             if plane is not None:
                 to_mm = np.column_stack([plane.across, plane.down, plane.origin])
-                record["to_patient"] = (to_mm @ matrix).tolist()
+                record["to_patient"] = (to_mm @ placed.matrix).tolist()
         return record
 
     # -- images -------------------------------------------------------------------------------------
@@ -250,12 +259,13 @@ class Plan:
         """The image of a frame that was read already; errors as for ``render``."""
         one = self.chosen[index]
         stored_colour = frame.stored.ndim == 3 or frame.file.layout.photometric == "PALETTE COLOR"
-        grid = self.grid(one, frame)
+        placed = self._placed(one, frame)
+        grid = placed.grid
         level = self._colours(frame, grid) if stored_colour else self._greys(one, frame, grid)
         if self.view.channels == 1:
             level = level[..., 0]
         label = self.labels.values[index] if self.labels.values else None
-        return Item(index, self._quantised(level), label, self.record(index, grid))
+        return Item(index, self._quantised(level), label, self.record(index, placed))
 
     def _quantised(self, level: NDArray[np.float32]) -> Array:
         bits = self.view.bits
@@ -270,9 +280,7 @@ class Plan:
 
     def _greys(self, one: Selected, frame: Frame, grid: Grid) -> NDArray[np.float32]:
         recipe = self._recipes.of(frame.file, frame.number)
-        values = np.empty(frame.stored.shape, np.float32)
-        recipe.fill(frame.stored, values)
-        values = grid.sample(values)
+        values = _sampled_values(recipe, frame.stored, grid)
         if not self.view.windows:
             return np.repeat(values[..., None], self.view.channels, axis=-1)
         flip = inverted(frame.dataset) if one.row["modality"] not in _MEASURED else (
@@ -281,7 +289,7 @@ class Plan:
         channels = []
         for number in range(len(self.view.windows)):
             window = self._window(one, number, recipe.scale.quantity)
-            level = window.apply(values).astype(np.float32)
+            level = _level(window, values)
             channels.append(1 - level if flip else level)
         if self.view.colour and len(channels) == 1:
             channels *= 3
@@ -336,6 +344,16 @@ class Plan:
         return keys[:: -(-len(keys) // SAMPLED)]
 
     # -- geometry -------------------------------------------------------------------------------------
+
+    def _placed(self, one: Selected, frame: Frame) -> _Placed:
+        """The grid of a frame; that of a volume is found once."""
+        if self.places.slice_of(FrameId(one.sha256, one.number)) is None:
+            return _Placed(self.grid(one, frame))
+        key = (self.group(one), frame.stored.shape[:2])
+        found = self._grids.get(key)
+        if found is None:
+            found = self._grids[key] = _Placed(self.grid(one, frame))
+        return found
 
     def grid(self, one: Selected, frame: Frame) -> Grid:
         """Where the pixels of a frame's image lie.
@@ -412,6 +430,38 @@ class Plan:
             return 0, 0, *shape
         first = int(rows[0]), int(columns[0])
         return *first, int(rows[-1]) + 1 - first[0], int(columns[-1]) + 1 - first[1]
+
+
+def _sampled_values(recipe: Recipe, stored: Array, grid: Grid) -> NDArray[np.float32]:
+    """Means of physical values on a grid.
+
+    The mean of a linear function is the function of the mean: 16-bit frames are sampled as they are stored, where none
+    of their pixels is padding.
+    """
+    linear = recipe.scale.linear
+    small = stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2
+    hidden = any(bool(((stored >= low) & (stored <= high)).any()) for low, high in recipe.padding)
+    if linear is None or not small or hidden:
+        values = np.empty(stored.shape, np.float32)
+        recipe.fill(stored, values)
+        return grid.sample(values)
+    slope, intercept = linear
+    values = grid.sample(stored)
+    if slope != 1:
+        values *= np.float32(slope)
+    values += np.float32(intercept)
+    return values
+
+
+def _level(window: AnyWindow, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Brightness, 0 to 1, in float32 where the window is a straight line."""
+    if isinstance(window, Window) and window.function != "SIGMOID":
+        low, high = window.bounds
+        if high > low:
+            level = values - np.float32(low)
+            level *= np.float32(1 / (high - low))
+            return np.clip(level, 0, 1, out=level)
+    return window.apply(values).astype(np.float32)
 
 
 def _rounded(value: float) -> float:

@@ -27,6 +27,7 @@ from dcmark.view.view import View, window_named
 
 T = TypeVar("T")
 E_contra = TypeVar("E_contra", contravariant=True)
+_LEFT_OUT = '{"left_out"'
 FLUSHED = 256
 """Items after which what was written is made known to the system: what a kill may cost."""
 
@@ -83,7 +84,7 @@ class Journal:
                         )
                     whole += len(line)
                     self.done += number > 0
-                    self.items += number > 0 and b'"left_out"' not in line[:12]
+                    self.items += number > 0 and not line.startswith(_LEFT_OUT.encode())
                 stream.truncate(whole)
                 if not whole:
                     stream.write(self._head.encode() + b"\n")
@@ -98,7 +99,7 @@ class Journal:
             with self.place.open("rb+") as stream:
                 whole, found, done = len(stream.readline()), 0, 0
                 for line in stream:
-                    found += b'"left_out"' not in line[:12]
+                    found += not line.startswith(_LEFT_OUT.encode())
                     if found > items:
                         break
                     done += 1
@@ -128,6 +129,15 @@ class Journal:
         for line in self._lines():
             if "left_out" not in line:
                 yield line
+
+    def item_lines(self) -> Iterator[str]:
+        """The lines of the items, as they stand in a side file."""
+        self.flush()
+        with self.place.open(encoding="utf-8") as stream:
+            stream.readline()
+            for line in stream:
+                if not line.startswith(_LEFT_OUT):
+                    yield line.rstrip("\n")
 
     def left_out(self) -> Iterator[dict[str, Any]]:
         """Findings of what was left out."""
@@ -202,6 +212,7 @@ def write_set(
         target.cut(min(notes.items, target.kept))
         notes.cut(min(notes.items, target.kept))  # cutting may have dropped more: shards are whole
         progress.advance(notes.done, 0)
+        files = {record["sha256"] for record in notes.records()}
         since = 0
         for index, made in plan.each(places[notes.done :], threads=threads or os.cpu_count() or 1, work=_both(encode)):
             if isinstance(made, DcmarkError):
@@ -211,6 +222,7 @@ def write_set(
                 encoded, record = made
                 name = target.add(notes.items, encoded)
                 notes.add({"item": name, "index": notes.items, **record})
+                files.add(record["sha256"])
             since += 1
             if since == FLUSHED:
                 target.flush()
@@ -218,7 +230,7 @@ def write_set(
                 since = 0
             progress.advance(1, 0)
         report.items = notes.items
-        report.files = len({record["sha256"] for record in notes.records()})
+        report.files = len(files)
         report.left_out = notes.done - notes.items
         if not notes.items:
             reason = next(notes.left_out(), {"message": "there were none"})["message"]
@@ -242,7 +254,7 @@ def _write_side_file(place: Path, about: Mapping[str, Any], notes: Journal) -> N
     draft = place.with_name(f"{place.name}.draft")
     whole = {"format": "dcmark view", "version": sidefile.VIEW_VERSION, **about}
     with writing(place):
-        items = (item_line(record) for record in notes.records())
+        items = notes.item_lines()
         sidefile.write(draft, whole, items, (item_line(finding) for finding in notes.left_out()))
         draft.replace(place)
 
