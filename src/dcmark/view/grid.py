@@ -168,7 +168,7 @@ def _along(values: Array, axis: int, start: float, step: float, count: int) -> A
             # A mean of floats with NaN in it is NaN: such areas are done again below.
             made = made.astype(np.float32)
             for offset in range(1, factor):
-                made += values[first + offset : first + count * factor : factor]
+                made += values[first + offset : first + count * factor : factor].astype(np.float32, copy=False)
             made *= np.float32(1 / factor)
             if np.isnan(made).any():
                 made = _area(values, start, step, count)
