@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import shutil
@@ -23,6 +24,7 @@ from dcmark.read.volume_model import FrameId
 from dcmark.testing.exporters import ExporterContract
 from dcmark.view.cache import Cache, write_cache
 from dcmark.view.export.medmnist import export_medmnist
+from dcmark.view.export.npyshards import export_shards
 from dcmark.view.export.pairs import export_pairs
 from dcmark.view.export.parquet import export_parquet
 from dcmark.view.export.pggan import export_pggan
@@ -64,6 +66,10 @@ class TestWebDataset(Contract):
 
 class TestParquet(Contract):
     export = staticmethod(lambda *args, **more: export_parquet(*args, per_shard=5, **more))
+
+
+class TestShards(Contract):
+    export = staticmethod(lambda *args, **more: export_shards(*args, per_shard=5, **more))
 
 
 class TestMedMnist(Contract):
@@ -141,6 +147,20 @@ def test_tar_shards_by_tarfile_and_pillow(patients, tmp_path):
             assert json.loads(found[f"{key}.json"]) == json.loads(json.dumps(item.record))
             index += 1
     assert index == 24
+
+
+def test_stacks_and_their_table(patients, tmp_path):
+    export_shards(patients, tmp_path / "set", view=replace(LABELLED, bits=16), per_shard=10)
+    planned = plan(patients, replace(LABELLED, bits=16))
+    with (tmp_path / "set" / "items.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for index, row in enumerate(rows):
+        item = planned.render(index)
+        stack = np.load(tmp_path / "set" / row["stack"], mmap_mode="r", allow_pickle=False)
+        assert np.array_equal(stack[int(row["index"])], item.image)
+        assert (int(row["label"]), row["class"]) == (item.label, planned.labels.classes[item.label])
+        assert (row["sha256"], int(row["frame"])) == (item.record["sha256"], item.record["frame"])
+    assert len(rows) == 24
 
 
 def test_parquet_by_pyarrow(patients, tmp_path):

@@ -22,6 +22,7 @@ Action = Callable[..., Any]
 SETS = {
     "stylegan3": "A zip as StyleGAN2 and 3 read it: square PNG files with dataset.json.",
     "pggan": "TFRecords of every resolution, as the reference implementation of PGGAN reads them.",
+    "shards": "Stacks of a thousand images as .npy, and items.csv.",
     "webdataset": "Tar shards that are read as a stream.",
     "parquet": "Shards with image features, as Hugging Face datasets reads them.",
     "pairs": "Images and masks of annotations side by side, for segmentation.",

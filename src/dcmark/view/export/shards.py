@@ -27,7 +27,7 @@ class Shards(ABC):
     """
 
     def __init__(self, folder: Path, pattern: str, per_shard: int = PER_SHARD) -> None:
-        self.folder, self._pattern, self._per_shard = folder, pattern, per_shard
+        self.folder, self._pattern, self.per_shard = folder, pattern, per_shard
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for place in folder.glob("*.draft"):
@@ -43,14 +43,14 @@ class Shards(ABC):
 
     def cut(self, count: int) -> None:
         """Drop shards that are not whole; ``kept`` says how many items are left."""
-        whole = count // self._per_shard
+        whole = count // self.per_shard
         known = re.compile(re.escape(self._pattern).replace(r"\{\}", r"\d{6}"))
         with writing(self.folder):
             for place in self.folder.iterdir():
                 if known.fullmatch(place.name) and place >= self._place(whole):
                     place.unlink()
         self._shard = whole
-        self.kept = whole * self._per_shard
+        self.kept = whole * self.per_shard
 
     def add(self, number: int, encoded: Any) -> str:
         """Append an item to the shard it belongs to."""
@@ -60,7 +60,7 @@ class Shards(ABC):
                 self.begin(place.with_name(f"{place.name}.draft"))
             self.put(number, encoded)
             self._filled += 1
-            if self._filled == self._per_shard:
+            if self._filled == self.per_shard:
                 self._complete()
         return place.name
 
