@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import shutil
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -41,6 +43,7 @@ def collect(archive: Archive, *, exclusive: bool = False) -> GcReport:
     report = GcReport()
     age = datetime.timedelta(0) if exclusive else SAFE_AGE
     with writing(archive.path):
+        _drop_drafts(archive, age)
         report.parts = _drop_orphans(archive, age)
         if exclusive:
             report.parts += drop_orphan_masks(archive)
@@ -51,6 +54,13 @@ def collect(archive: Archive, *, exclusive: bool = False) -> GcReport:
     archive.refresh()
     report.nbytes = max(0, before - stored_bytes(archive))
     return report
+
+
+def _drop_drafts(archive: Archive, age: datetime.timedelta) -> None:
+    """Remove tables that a killed writer left before they had their place."""
+    for place in archive.path.glob("*.draft"):
+        if place.is_dir() and time.time() - place.stat().st_mtime >= age.total_seconds():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _drop_orphans(archive: Archive, age: datetime.timedelta) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from dcmark.archive.volumes import StoredVolume
     from dcmark.read.base import PixelLayout
 
-CREATE_TRIES, CREATE_WAIT_S = 50, 0.1
-"""How often, and how long each time, a writer waits for a table that another one is making."""
 FLUSH_BYTES = 48 << 20
 """Payload bytes gathered before frames are written: bounds the memory of an ingest."""
 SPARE_BYTES = 16 << 20
@@ -115,7 +115,7 @@ class Archive:
             if not place.is_dir():
                 return None
             # A run that was killed while it wrote the very first version leaves a folder that is no table yet.
-            if not any((place / "_versions").glob("*.manifest")):
+            if not _has_version(place):
                 return None
             with reading(f"table {name!r}"):
                 table = lance.dataset(str(place))
@@ -217,25 +217,31 @@ class Archive:
             self._parts = None
 
     def _create(self, name: str) -> Any:
-        """An empty table, made on its own so that two writers who begin at once both end up appending."""
-        place = str(self.path / f"{name}.lance")
+        """An empty table, made aside and put in its place whole.
+
+        Of writers who begin at once one is first and the others use its table. (Lance's own way to create a table is
+        not used in place: two at once can end as a table that overwrites the other, rows and all.)
+        """
+        place = self.path / f"{name}.lance"
+        aside = self.path / f"{name}.{secrets.token_hex(8)}.draft"
         try:
             lance.write_dataset(
                 TABLES[name].empty_table(),
-                place,
+                str(aside),
                 mode="create",
                 data_storage_version=STORAGE_VERSION,
                 auto_cleanup_options={"interval": CLEANUP_EVERY, "older_than_seconds": KEEP_VERSIONS_S},
             )
-        except OSError:
-            # Another writer makes it at this moment: its first version may take a while to be there.
-            for _ in range(CREATE_TRIES):
-                if self.table(name) is not None:
-                    break
-                time.sleep(CREATE_WAIT_S)
-            else:
-                raise
-        return lance.dataset(place)
+            if place.is_dir() and not _has_version(place):
+                _clear_away(place)
+            try:
+                aside.rename(place)
+            except OSError:
+                if not _has_version(place):
+                    raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return lance.dataset(str(place))
 
     # -- reading parts --------------------------------------------------------------------------
 
@@ -384,6 +390,24 @@ def _write_whole(place: Path, text: str, *, replacing: bool = False) -> None:
             draft.replace(place)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _has_version(table: Path) -> bool:
+    return any((table / "_versions").glob("*.manifest"))
+
+
+def _clear_away(place: Path) -> None:
+    """Remove a folder that was never a table: a writer of an earlier release was killed while it made it.
+
+    It is renamed before it is removed, so that a table that another writer puts there meanwhile is not touched.
+    """
+    away = place.with_name(f"{place.stem}.{secrets.token_hex(8)}.draft")
+    with suppress(OSError):
+        place.rename(away)
+        if _has_version(away):
+            away.rename(place)
+        else:
+            shutil.rmtree(away, ignore_errors=True)
 
 
 def _is_draft(place: Path) -> bool:

@@ -41,8 +41,13 @@ def _ready() -> None:
 
 def train(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="stylegan3, pggan, or a plug-in's name.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of PNG files, zip of them, or .npy.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of PNG files, zip of them, .npy; or an archive with --view.")
+    ],
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory; an existing one goes on exactly.")],
+    view: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Images of an archive; see: dcmark view save.")
+    ] = None,
     kimg: Annotated[float, typer.Option(help="Real images to show in all, in thousands.")] = 25_000,
     preset: Annotated[str | None, typer.Option(help="Settings by name; see: dcmark models list.")] = None,
     settings: Annotated[
@@ -68,7 +73,6 @@ def train(
 
     from dcmark.train import base, loop
     from dcmark.train.augment import AugmentSettings
-    from dcmark.train.data import open_images
 
     if threads:
         torch.set_num_threads(threads)
@@ -91,7 +95,7 @@ def train(
     found = loop.train(
         model,
         given,
-        open_images(data),
+        _data_at(data, view, run),
         run,
         options,
         device=device,
@@ -335,21 +339,42 @@ def evaluate(
     return draw.NEEDS_A_LOOK if found.memorisation.alarm else draw.NO_LOOK
 
 
-def _data_at(path: Path) -> ImageData:
+def _data_at(path: Path, view: Path | None = None, run: Path | None = None) -> ImageData:
+    """Images of a set, or of a view of an archive; the view of a run stands in its directory."""
+    from dcmark.errors import UsageError
     from dcmark.train.data import open_images
+    from dcmark.train.run import VIEW_FILE
+    from dcmark.train.viewed import ViewImages
+    from dcmark.view.view import load_view
 
-    return open_images(path)
+    kept = None if run is None else run / VIEW_FILE
+    if view is None and kept is not None and kept.is_file():
+        view = kept
+    if not (path / "archive.json").is_file():
+        if view is not None and view != kept:
+            raise UsageError("expected an archive beside --view; found another place; leave --view out for a set")
+        return open_images(path)
+    if view is None:
+        raise UsageError(
+            "expected --view FILE beside an archive, found none; make one: dcmark view save ARCHIVE FILE --size 256"
+        )
+    found = load_view(view)
+    images = ViewImages(path, found)
+    if kept is not None and not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        found.save(kept)
+    return images
 
 
 def _data_of(run: Path, data: Path | None) -> ImageData:
     from dcmark.errors import UsageError
-    from dcmark.train.data import Padded, open_images
+    from dcmark.train.data import Padded
     from dcmark.train.run import Run
 
     source = Run(run).config.get("source") if run.is_dir() else None
     if data is None and not source:
         raise UsageError("expected --data with the images that the model learned from, found none")
-    opened = open_images(data or Path(str(source)))
+    opened = _data_at(data or Path(str(source)), run=run)
     if run.is_dir() and data is None and Run(run).config["data"].get("within"):
         # What was padded is judged without the padding; the hash is that of the padded images.
         opened.hash = Padded(opened).hash

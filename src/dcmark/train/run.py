@@ -62,6 +62,10 @@ class Checkpoint:
             raise SourceError(f"expected a readable checkpoint at {self.path}, found a damaged one") from error
 
 
+VIEW_FILE = "view.json"
+"""In a run directory: the view that the model learned from, where it learned from an archive."""
+
+
 class Run:
     """A run directory that exists.
 
@@ -90,7 +94,7 @@ class Run:
         Raises:
             OutputExistsError: something else is there.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(one.name != VIEW_FILE for one in path.iterdir())):
             raise OutputExistsError(f"expected no run, or an empty directory, at {path}, found something else there")
         for name in ("sheets", "checkpoints"):
             (path / name).mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,8 @@ def _total(database: duckdb.DuckDBPyConnection, sql: str) -> int:
 
 
 _FINDINGS = f"""
-    SELECT code, count(*) AS count, mode(message) AS message, mode(action) AS action,
+    SELECT code, count(*) AS count, mode(message ORDER BY message) AS message,
+           mode(action ORDER BY action) AS action,
            list_sort(array_agg(DISTINCT path))[:{MOST_PATHS}] AS paths
     FROM findings WHERE level = ? GROUP BY code ORDER BY count DESC, code"""
 
