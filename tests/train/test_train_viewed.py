@@ -57,6 +57,7 @@ def test_train_goes_on_with_its_view_and_refuses_another(archive: dcmark.Archive
     replace(VIEW, labels="").save(view)
     words = ["train", "pggan", str(archive.path), str(run), "--batch", "4", "--threads", "1", "--quiet"]
     words += ["--set", "widest=8", "--set", "latent=8", "--set", "group=2"]
+
     def call(*more: str) -> typer.testing.Result:
         return typer.testing.CliRunner().invoke(app, [*words, *more])
 
