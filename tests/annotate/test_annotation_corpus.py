@@ -144,6 +144,25 @@ def test_highdicom_reads_the_pixels_that_were_meant(chest, seven, tmp_path):
         assert segment.segment_label == "bone"
 
 
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_dcmqi_reads_the_pixels_that_were_meant(chest, seven, tmp_path, kind):
+    """dcmqi's own converter makes an array of it, which is put back by the geometry that it wrote."""
+    dcmqi = pytest.importorskip("dcmqi")
+    program = next((Path(dcmqi.__file__).parent / "bin").glob("segimage2itkimage*"))
+    bone = next(one for one in seven["seg-binary.dcm"] if one.label.name == "bone")
+    export_annotations(chest, "seg", tmp_path / "seg", annotations=[bone], options={"type": kind})
+    (path,) = (tmp_path / "seg").iterdir()
+    (tmp_path / "out").mkdir()
+    ran = subprocess.run(
+        [program, "--inputDICOM", path, "--outputDirectory", tmp_path / "out", "-t", "nrrd"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    (array,) = (tmp_path / "out").glob("*.nrrd")
+    found = formats.load("nrrd").read(array, Context(chest)).annotations
+    assert drawing.same_pixels(drawing.pixels(found, chest), drawing.pixels([bone], chest))
+
+
 def test_rt_utils_reads_the_pixels_that_were_meant(corpus, chest, seven, tmp_path):
     rt_utils = pytest.importorskip("rt_utils")
     bone = next(one for one in seven["seg-binary.dcm"] if one.label.name == "bone")

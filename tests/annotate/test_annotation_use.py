@@ -110,6 +110,24 @@ def test_readers_are_compared_by_case_and_over_all(ct):
     assert (missing.dice, missing.hausdorff_mm) == (0.0, None)
 
 
+def test_the_report_says_how_far_readers_agree(ct, tmp_path):
+    shift = np.array([1.4, 0.0, 0.0])
+    for author, where in (("Ada", MIDDLE), ("Ben <b>", MIDDLE + shift)):
+        made = ball(ct, where, 7.0, author=author)
+        seen = Annotation("label", made.target, Label("lesion seen"), author=author)
+        Log(ct, author).add([made, seen])
+    made = [one for one in Log(ct).state().annotations() if one.kind != "label"]
+    expected = compare(made[:1], made[1:], Places(ct)).overlaps[0]
+    dcmark.report(ct, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    section = page[page.index('<section id="annotations">') : page.index('<section id="what">')]
+    assert "Ada and Ben &lt;b&gt;" in section
+    assert f">{expected.dice:.3f}<" in section
+    assert f">{expected.surface_mm:.2f}<" in section
+    assert "Classes: 1 of 1 alike" in section
+    assert "<b>" not in section
+
+
 def test_kappa_of_the_textbook(shared_ct):
     """Twenty yes-yes, fifteen no-no, five and ten apart: 0.4 (Cohen's own kind of table)."""
     pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from dcmark.archive.summary import summary
 from dcmark.errors import OutputExistsError
 from dcmark.out.report.facts import Facts, Row, facts
+from dcmark.out.report.marks import Marks, Pair, marks
 from dcmark.out.report.pictures import Pictures, pictures
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def report(
         if place.exists() and not overwrite:
             raise OutputExistsError(f"expected nothing at {place}, found a file; choose another name or --overwrite")
     shown = pictures(archive, seed=seed, sample=sample, progress=progress)
-    text = render(archive, facts(archive), shown, seed=seed)
+    text = render(archive, facts(archive), shown, marks(archive), seed=seed)
     try:
         places[0].parent.mkdir(parents=True, exist_ok=True)
         places[0].write_text(text, encoding="utf-8")
@@ -83,7 +84,7 @@ def report(
         raise storage_error(error, places[0].parent) from error
 
 
-def render(archive: Archive, known: Facts, shown: Pictures, *, seed: int) -> str:
+def render(archive: Archive, known: Facts, shown: Pictures, marked: Marks, *, seed: int) -> str:
     """The HTML text. Every text that comes from a file is escaped."""
     from importlib.metadata import version
     from importlib.resources import files
@@ -98,6 +99,7 @@ def render(archive: Archive, known: Facts, shown: Pictures, *, seed: int) -> str
     sections = [("findings", "Findings"), ("odd", "Odd and missing tags")]
     sections += [("slices", "Slices at random")] if shown.sheets else []
     sections += [("values", "Values")] if shown.histograms else []
+    sections += [("annotations", "Annotations")] if marked.labels.total else []
     sections += [("what", "What is here"), ("patients", "Patients"), ("series", "Series")]
     sections += [("volumes", "Volumes")] if volumes.total else []
     return template.render(
@@ -123,6 +125,8 @@ def render(archive: Archive, known: Facts, shown: Pictures, *, seed: int) -> str
         unseen=shown.unseen,
         seed=seed,
         histograms=shown.histograms,
+        marked=marked,
+        kappa=_kappa,
         histogram_frames=shown.sampled,
         modalities=known.modalities,
         syntaxes=known.syntaxes,
@@ -169,6 +173,19 @@ def _bytes(nbytes: float) -> str:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} TB"
+
+
+def _decimal(name: str, places: int) -> Callable[[Row], str]:
+    return lambda row: "" if row[name] is None else f"{row[name]:.{places}f}"
+
+
+def _kappa(pair: Pair) -> str:
+    """In words; empty where they have no class of the same thing in common."""
+    found = pair.classes
+    if not found.cases:
+        return ""
+    kappa = "not defined, as only one class was given" if found.kappa is None else f"{found.kappa:.3f}"
+    return f"Classes: {found.agreed:,} of {found.cases:,} alike, Cohen's kappa {kappa}."
 
 
 COLUMNS: dict[str, list[Column]] = {
@@ -224,5 +241,30 @@ COLUMNS: dict[str, list[Column]] = {
         Column("rows × columns", lambda row: f"{row['rows']} × {row['columns']}"),
         Column("verdict", _text("verdict")),
         Column("findings", _text("said")),
+    ],
+    "marks": [
+        Column("label", _text("label")),
+        Column("kind", _text("kind")),
+        Column("author", _text("author")),
+        Column("annotations", _count("count"), "n"),
+        Column("draft", _count("draft"), "n"),
+        Column("reviewed", _count("reviewed"), "n"),
+        Column("rejected", _count("rejected"), "n"),
+    ],
+    "agreement": [
+        Column("label", _text("label")),
+        Column("cases", _count("cases"), "n"),
+        Column("mean Dice", _decimal("dice", 3), "n"),
+        Column("mean surface distance, mm", _decimal("surface_mm", 2), "n"),
+        Column("largest Hausdorff distance, mm", _decimal("hausdorff_mm", 1), "n"),
+    ],
+    "worst": [
+        Column("case", _text("case")),
+        Column("label", _text("label")),
+        Column("Dice", _decimal("dice", 3), "n"),
+        Column("surface distance, mm", _decimal("surface_mm", 2), "n"),
+        Column("Hausdorff distance, mm", _decimal("hausdorff_mm", 1), "n"),
+        Column("pixels of the first", _count("pixels_a"), "n"),
+        Column("of the second", _count("pixels_b"), "n"),
     ],
 }
