@@ -17,7 +17,7 @@ from dcmark.archive import known as knowledge
 from dcmark.archive import volumes
 from dcmark.archive.known import Digests
 from dcmark.archive.schema import BULK_CHUNK, LARGEST_HEADER
-from dcmark.archive.store import Archive, Batch
+from dcmark.archive.store import Archive, Batch, open_archive
 from dcmark.config import LIMITS, MIB, Limits
 from dcmark.deid.apply import Deidentifier
 from dcmark.deid.source import DeidentifiedSource
@@ -121,7 +121,7 @@ class _Seen(NamedTuple):
 
 
 def ingest(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | Source],
     archive: Archive,
     *,
     threads: int | None = None,
@@ -131,6 +131,7 @@ def ingest(
     deidentifier: Deidentifier | None = None,
     progress: Progress | None = None,
     limits: Limits = LIMITS,
+    describe: bool = True,
 ) -> IngestReport:
     """Store every file of the sources; what is there already is stored once.
 
@@ -138,7 +139,7 @@ def ingest(
     source bytes, and the segments cover the file. May be stopped at any moment and repeated.
 
     Args:
-        sources: folders, files, zip, tar, 7z.
+        sources: folders, files, zip, tar, 7z; or sources that are open, such as shards of an inventory.
         archive: where to.
         threads: for packing; None: one a processor.
         layout: pattern of folder names such as ``{dataset}/{patient}/{image}/*``; None: found out.
@@ -148,6 +149,7 @@ def ingest(
             must be empty, or hold de-identified files only.
         progress: is told of each file.
         limits: what hostile input may cost.
+        describe: find the volumes at the end; else whoever asks for them first does.
 
     Raises:
         SourceError: a source is not there or cannot be read at all.
@@ -156,8 +158,11 @@ def ingest(
     """
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
-    opened: list[Source] = [open_source(source, containers=containers, limits=limits) for source in sources]
-    _agree(archive, deidentifier)
+    opened: list[Source] = [
+        open_source(source, containers=containers, limits=limits) if isinstance(source, str | os.PathLike) else source
+        for source in sources
+    ]
+    agree(archive, deidentifier)
     if deidentifier is not None:
         opened = [DeidentifiedSource(source, deidentifier, layout, limits) for source in opened]
     run = _Run(archive, threads or os.cpu_count() or 1, rehash, progress or NoProgress(), limits)
@@ -166,16 +171,20 @@ def ingest(
         for source in opened:
             run.source(source, layout)
         run.close()
-        volumes.update(archive)
+        if describe:
+            volumes.update(archive)
     finally:
         run.progress.finish()
         run.executor.shutdown(cancel_futures=True)
     return run.report
 
 
-def _agree(archive: Archive, deidentifier: Deidentifier | None) -> None:
+def agree(archive: Archive, deidentifier: Deidentifier | None) -> None:
     """An archive holds files as received or de-identified ones, never both: its hashes say which they cover."""
     meant = "received" if deidentifier is None else DEIDENTIFIED
+    if archive.info.hashes_cover == meant:
+        return
+    archive.info = open_archive(archive.path).info  # another writer may have been first
     if archive.info.hashes_cover == meant:
         return
     if deidentifier is not None and not archive.read("files", ["size"]).num_rows:
@@ -214,8 +223,10 @@ class _Run:
         self.label = source.label
         seen = Digests(b"", 16) if self.rehash else knowledge.places(self.archive, self.root, self.known)
         self.refused = knowledge.refusals(self.archive, self.root)
-        self.layout = layouts.Layout(layout, source, knowledge.layout(self.archive, self.root))
+        record = knowledge.layout(self.archive, self.root) or getattr(source, "record", None)
+        self.layout = layouts.Layout(layout or getattr(source, "pattern", None), source, record)
         self.slices = knowledge.named(self.archive, self.root)
+        self.slices.update(layouts.Place(dataset) for dataset in getattr(source, "datasets", ()))
         if self.layout.finding is not None:
             self._refuse(self.layout.finding)
         own, skipped = _inside(self.archive.path, root), False

@@ -18,6 +18,9 @@ EXTRA_OF_PACKAGE = {
     "torch": "train",
     "safetensors": "train",
     "av": "video",
+    "skimage": "web",
+    "starlette": "web",
+    "uvicorn": "web",
 }
 
 

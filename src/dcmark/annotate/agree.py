@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from dcmark.annotate.model import Annotation
 from dcmark.annotate.places import Places
 from dcmark.annotate.raster import regions
+from dcmark.archive.store import Archive
+from dcmark.engine import current
 from dcmark.read.volume_model import FrameId
 
 Mask = NDArray[np.bool_]
@@ -77,6 +80,49 @@ def compare(first: Iterable[Annotation], second: Iterable[Annotation], places: P
     A case that only one of them marked counts with Dice 0.
     """
     one, other = list(first), list(second)
+    engine = current()
+    overlaps: list[Overlap] = []
+    if engine is None:
+        overlaps = _overlaps((one, other), places)
+    else:
+        for found in engine.map(partial(_unit, places.archive), _by_series(one, other, places)):
+            overlaps += found
+        overlaps.sort(key=lambda each: (each.case, each.label))
+    return Agreement(tuple(overlaps), kappa(_classes(one), _classes(other)))
+
+
+Sides = tuple[list[Annotation], list[Annotation]]
+
+
+def _by_series(one: Sequence[Annotation], other: Sequence[Annotation], places: Places) -> list[Sides]:
+    """Annotations of both, series by series: no case reaches over two."""
+    volumes = {volume.id: volume.series_instance_uid for volume in places.archive.volumes()}
+    found: dict[str, Sides] = {}
+    for side, made in enumerate((one, other)):
+        for each in made:
+            if each.kind == "label":
+                continue
+            target = each.target
+            if target.file:
+                series = str(places.file(target.file)["series_instance_uid"] or target.file)
+            else:
+                series = volumes.get(target.volume, target.series)
+            found.setdefault(series, ([], []))[side].append(each)
+    return [found[series] for series in sorted(found)]
+
+
+def _unit(archive: Archive, sides: Sides) -> list[Overlap]:
+    """In a worker: the cases of one series."""
+    return _overlaps(sides, _places(archive))
+
+
+@lru_cache(1)
+def _places(archive: Archive) -> Places:
+    return Places(archive)
+
+
+def _overlaps(sides: Sides, places: Places) -> list[Overlap]:
+    one, other = sides
     regions_a, regions_b = _regions(one, places), _regions(other, places)
     overlaps = []
     for key in sorted(regions_a.keys() | regions_b.keys()):
@@ -90,7 +136,7 @@ def compare(first: Iterable[Annotation], second: Iterable[Annotation], places: P
             far95 = float(max(np.percentile(forth, 95), np.percentile(back, 95)))
             mean = float(np.concatenate([forth, back]).mean())
         overlaps.append(Overlap(key[0], key[1], dice(a, b), marked_a, marked_b, far, far95, mean))
-    return Agreement(tuple(overlaps), kappa(_classes(one), _classes(other)))
+    return overlaps
 
 
 def _regions(annotations: Sequence[Annotation], places: Places) -> dict[tuple[str, str], dict[FrameId, Mask]]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import lance
 
+from dcmark.archive.compact import FOREVER, kept_versions
 from dcmark.archive.events import drop_orphan_masks
 from dcmark.archive.faults import writing
 from dcmark.archive.schema import TABLES
-from dcmark.archive.store import Archive
+from dcmark.archive.store import KEEP_VERSIONS_S, Archive
 
 SAFE_AGE = datetime.timedelta(hours=1)
 """A batch that grew within this time may belong to a run that still goes on; it is left alone."""
@@ -47,13 +48,24 @@ def collect(archive: Archive, *, exclusive: bool = False) -> GcReport:
         report.parts = _drop_orphans(archive, age)
         if exclusive:
             report.parts += drop_orphan_masks(archive)
+        old = _old(archive, age)
         for name in TABLES:
             table = archive.table(name)
-            if table is not None:
-                table.cleanup_old_versions(older_than=age, delete_unverified=exclusive)
+            if table is not None and old is not None:
+                table.cleanup_old_versions(older_than=old, delete_unverified=exclusive)
     archive.refresh()
     report.nbytes = max(0, before - stored_bytes(archive))
     return report
+
+
+def _old(archive: Archive, age: datetime.timedelta) -> datetime.timedelta | None:
+    """Age from which superseded versions go: that of the archive's rule, where it is longer; None: they stay."""
+    rule = kept_versions(archive)
+    if rule == FOREVER:
+        return None
+    if rule is None or rule <= KEEP_VERSIONS_S:
+        return age
+    return max(age, datetime.timedelta(seconds=rule))
 
 
 def _drop_drafts(archive: Archive, age: datetime.timedelta) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from dcmark import plugins
-from dcmark.archive.schema import FILES, FRAMES, PATHS, VOLUMES
+from dcmark.archive.schema import FILES, FRAMES, PATHS, TABLES, VOLUMES
 from dcmark.archive.store import Archive
 from dcmark.archive.volumes import current
 from dcmark.errors import QueryError
@@ -139,7 +139,10 @@ def connection(archive: Archive, *, volumes: bool = True, sql: str = "") -> Iter
         database.execute("SET enable_progress_bar = false; SET python_enable_replacements = false")
         for name, (table, columns) in _TABLES.items():
             stored = f"stored_{name}" if name in _ONCE else name
-            database.register(stored, archive.read(table, columns))
+            # Most questions are about files, and an archive has many more frames.
+            idle = table == "frames" and bool(sql) and "frames" not in sql.lower()
+            found_rows = TABLES[table].empty_table().select(columns) if idle else archive.read(table, columns)
+            database.register(stored, found_rows)
             if name in _ONCE:
                 database.execute(f"CREATE VIEW {name} AS SELECT * FROM {stored} QUALIFY {_ONCE[name]} = 1")
         found = current(archive, _VOLUMES) if volumes else VOLUMES.empty_table().select(_VOLUMES)

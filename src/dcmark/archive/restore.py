@@ -24,7 +24,9 @@ from dcmark.archive.assemble import (
 )
 from dcmark.archive.faults import storage_error
 from dcmark.archive.query import matching_files
+from dcmark.archive.spread import Pinned, pin, rows_at, runs
 from dcmark.archive.store import Archive
+from dcmark.engine import Engine, current
 from dcmark.errors import DamageError, DcmarkError, OutputExistsError
 from dcmark.findings import Finding
 from dcmark.progress import NoProgress, Progress
@@ -89,6 +91,13 @@ def restore(
     names = _names(archive, chosen)
     report = RestoreReport()
     progress.start("restore", len(chosen))
+    engine = current()
+    if engine is not None:
+        try:
+            _spread(archive, place, names, overwrite, engine, report, progress)
+        finally:
+            progress.finish()
+        return report
     with ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="dcmark-restore") as executor:
         try:
             run = _Run(archive, place, names, overwrite, executor, report, progress)
@@ -97,6 +106,75 @@ def restore(
         finally:
             progress.finish()
     return report
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Files for one worker: positions in ``files``, and the paths of each content."""
+
+    pinned: Pinned
+    out: Path
+    names: dict[bytes, list[tuple[str, int | None]]]
+    positions: list[int]
+    overwrite: bool
+    token: str
+
+
+def _spread(
+    archive: Archive,
+    out: Path,
+    names: dict[bytes, list[tuple[str, int | None]]],
+    overwrite: bool,
+    engine: Engine,
+    report: RestoreReport,
+    progress: Progress,
+) -> None:
+    """Restore on the workers of an engine; what one that died left half is removed."""
+    token = secrets.token_hex(8)
+    columns = archive.read("files", ["sha256", "size"])
+    digests, sizes = columns["sha256"].to_pylist(), columns["size"].to_pylist()
+    first: dict[bytes, int] = {}
+    for at, digest in enumerate(digests):
+        if digest in names:
+            first.setdefault(digest, at)
+    places = sorted(first.values())
+    pinned = pin(archive, "files", "frames")
+
+    def units() -> Iterator[_Unit]:
+        for start, end in runs([sizes[at] for at in places]):
+            some = places[start:end]
+            yield _Unit(pinned, out, {digests[at]: names[digests[at]] for at in some}, some, overwrite, token)
+
+    for found, count, nbytes in engine.map(_restore_unit, units()):
+        report.files += found.files
+        report.bytes += found.bytes
+        report.damaged += found.damaged
+        report.findings += found.findings
+        progress.advance(count, nbytes)
+    if engine.lost:
+        for draft in out.rglob(f".dcmark-{token}-*"):
+            draft.unlink(missing_ok=True)
+
+
+def _restore_unit(unit: _Unit) -> tuple[RestoreReport, int, int]:
+    """In a worker: restore some files; the report, their number and bytes."""
+    archive, report = unit.pinned.opened(), RestoreReport()
+    rows = rows_at(archive, unit.positions, ASSEMBLY_COLUMNS)
+    with ThreadPoolExecutor(1, thread_name_prefix="dcmark-restore") as executor:
+        run = _Run(archive, unit.out, unit.names, unit.overwrite, executor, report, NoProgress())
+        run.token = f"{unit.token}-{secrets.token_hex(4)}"
+        group: list[dict[str, Any]] = []
+        for row in rows:
+            if row["size"] > SMALL_FILE:
+                run.write([row])
+                continue
+            group.append(row)
+            if sum(one["size"] for one in group) >= WINDOW_BYTES or len(group) >= 256:
+                run.write(group)
+                group = []
+        if group:
+            run.write(group)
+    return report, len(rows), sum(row["size"] for row in rows)
 
 
 def _prepare(out: Path, overwrite: bool) -> Path:
@@ -115,7 +193,9 @@ def _prepare(out: Path, overwrite: bool) -> Path:
 
 def _names(archive: Archive, chosen: set[bytes]) -> dict[bytes, list[tuple[str, int | None]]]:
     """For each file the relative paths to write, with modification times in ns."""
-    rows = archive.read("paths", ["root", "source", "path", "path_bytes", "mtime_ns", "sha256"], "sha256 IS NOT NULL")
+    columns = ["root", "source", "path", "path_bytes", "mtime_ns", "sha256", "seen_ns"]
+    # By the time they were seen, for several writers may have added them in any order.
+    rows = archive.read("paths", columns, "sha256 IS NOT NULL").sort_by("seen_ns")
     labels: dict[bytes, str] = {}
     for root, source, sha256 in zip(*(rows[n].to_pylist() for n in ("root", "source", "sha256")), strict=True):
         if sha256 in chosen:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lance
+import lance.commit
 import numpy as np
 import pyarrow as pa
 
@@ -50,6 +52,8 @@ MOST_ROWS = 1024
 CLEANUP_EVERY = 64
 """Commits to a table between two sweeps of its old versions. Each lists all pieces of the table, so
 that unswept they would grow with the square of the archive."""
+PATIENCE_S = 600.0
+"""How long a commit is tried again while others commit before it, seconds."""
 SLEPT_NS = 60 * 10**9
 """A batch whose frames were written longer ago than this, ns, looks whether they are still there."""
 KEEP_VERSIONS_S = 3600
@@ -89,7 +93,8 @@ class Archive:
         return f"Archive({str(self.path)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "info": self.info, "_tables": {}, "_parts": None}
+        # Absolute, for the process that it goes to may stand in another folder.
+        return {"path": self.path.absolute(), "info": self.info, "_tables": {}, "_parts": None}
 
     def cover(self, what: str) -> None:
         """Record what the hashes cover (``received`` or ``de-identified``); only before the first file.
@@ -205,14 +210,21 @@ class Archive:
             missing = [field for field in schema if field.name not in there]
             if missing:  # made by an earlier release
                 table.add_columns(pa.schema(missing))
-            try:
-                reader = pa.RecordBatchReader.from_batches(schema, batches)
-                self._tables[name] = lance.write_dataset(
-                    reader, place, mode="append", data_storage_version=STORAGE_VERSION
-                )
-            except BaseException:
-                self._tables.pop(name, None)
-                raise
+            rows = [*batches]  # views of memory that is there already
+            until = time.monotonic() + PATIENCE_S
+            while True:
+                try:
+                    reader = pa.RecordBatchReader.from_batches(schema, rows)
+                    self._tables[name] = lance.write_dataset(
+                        reader, place, mode="append", data_storage_version=STORAGE_VERSION
+                    )
+                    break
+                except BaseException as error:
+                    self._tables.pop(name, None)
+                    # Lance itself tries a number of times; with hundreds of writers that is not always enough.
+                    if not _lost_race(error) or time.monotonic() > until:
+                        raise
+                    time.sleep(random.uniform(0.05, 1.0))  # noqa: S311
         if name == "frames":
             self._parts = None
 
@@ -390,6 +402,12 @@ def _write_whole(place: Path, text: str, *, replacing: bool = False) -> None:
             draft.replace(place)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _lost_race(error: BaseException) -> bool:
+    """Did other writers keep committing before this one?"""
+    text = str(error).lower()
+    return isinstance(error, lance.commit.CommitConflictError) or "conflict" in text or "concurrent writers" in text
 
 
 def _has_version(table: Path) -> bool:

@@ -14,7 +14,9 @@ from dcmark.archive.assemble import WINDOW_BYTES, file_pieces, frame_part, heade
 from dcmark.archive.events import check_events
 from dcmark.archive.restore import SMALL_FILE, assemble_small
 from dcmark.archive.schema import row_check
+from dcmark.archive.spread import Pinned, pin, rows_at, runs
 from dcmark.archive.store import Archive
+from dcmark.engine import current
 from dcmark.errors import DamageError, UsageError
 from dcmark.findings import Finding
 from dcmark.progress import NoProgress, Progress
@@ -88,13 +90,22 @@ def verify(
         try:
             missing = _seen_contents(archive, report)
             used = 0
-            for rows in _checked_rows(archive, "files", report):
-                report.files += len(rows)
-                missing.difference_update(row["sha256"] for row in rows)
-                used += sum(_check_parts(archive, row, report) for row in rows)
-                for group in _groups([row for row in rows if chance.random() < share]):
-                    _read_group(archive, group, executor, report)
-                progress.advance(len(rows), sum(row["size"] for row in rows))
+            engine = current()
+            if engine is None:
+                for rows in _checked_rows(archive, "files", report):
+                    used += _look(archive, rows, chance, share, executor, report)
+                    missing.difference_update(row["sha256"] for row in rows)
+                    progress.advance(len(rows), sum(row["size"] for row in rows))
+            else:
+                drawn = chance.getrandbits(64)
+                pinned = pin(archive, "files", "frames")
+                sizes = archive.read("files", ["size"])["size"].to_pylist()
+                units = (_Unit(pinned, start, end, share, drawn) for start, end in runs(sizes))
+                for found, seen, parts in engine.map(_verify_unit, units):
+                    _add(report, found)
+                    used += parts
+                    missing.difference_update(seen)
+                    progress.advance(found.files, sum(sizes[report.files - found.files : report.files]))
             report.orphans = frames - used
             for sha256 in sorted(missing):
                 message = "'paths' names a content that 'files' does not hold; its row is lost"
@@ -105,6 +116,57 @@ def verify(
         finally:
             progress.finish()
     return report
+
+
+def _look(
+    archive: Archive,
+    rows: list[dict[str, Any]],
+    chance: random.Random,
+    share: float,
+    executor: Any,
+    report: VerifyReport,
+) -> int:
+    """Check files whose rows are sound; the number of their parts."""
+    report.files += len(rows)
+    used = sum(_check_parts(archive, row, report) for row in rows)
+    for group in _groups([row for row in rows if chance.random() < share]):
+        _read_group(archive, group, executor, report)
+    return used
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Files for one worker: positions in ``files``, the share of them that is read, and the seed of the draw."""
+
+    pinned: Pinned
+    start: int
+    end: int
+    share: float
+    seed: int
+
+
+def _verify_unit(unit: _Unit) -> tuple[VerifyReport, list[bytes], int]:
+    """In a worker: the report on some files, their contents, and the number of their parts."""
+    archive, report = unit.pinned.opened(), VerifyReport()
+    chance = random.Random(f"{unit.seed} {unit.start}")  # noqa: S311  as in verify
+    seen, used = list[bytes](), 0
+    with ThreadPoolExecutor(1, thread_name_prefix="dcmark-verify") as executor:
+        try:
+            for start in range(unit.start, unit.end, 512):
+                read = rows_at(archive, range(start, min(unit.end, start + 512)))
+                sound = _sound("files", read, report)
+                used += _look(archive, sound, chance, unit.share, executor, report)
+                seen += [row["sha256"] for row in sound]
+        except DamageError as error:
+            report.findings.append(Finding("error", "damage", str(error)))
+    return report, seen, used
+
+
+def _add(report: VerifyReport, found: VerifyReport) -> None:
+    report.files += found.files
+    report.files_read += found.files_read
+    report.bytes_read += found.bytes_read
+    report.findings += found.findings
 
 
 def _share(read_data: str) -> float:
@@ -122,11 +184,16 @@ def _share(read_data: str) -> float:
 def _checked_rows(archive: Archive, name: str, report: VerifyReport) -> Iterator[list[dict[str, Any]]]:
     """Rows of a table in groups, each compared with its own checksum; those that are not as written are left out."""
     for rows in archive.scan(name, 512):
-        sound = [row for row in rows if row_check(_as_written(row)) == row["check"]]
-        for _ in range(len(rows) - len(sound)):
-            message = f"a row of '{name}' is not what was stored (checksum)"
-            report.findings.append(Finding("error", "row-damage", message))
-        yield sound
+        yield _sound(name, rows, report)
+
+
+def _sound(name: str, rows: list[dict[str, Any]], report: VerifyReport) -> list[dict[str, Any]]:
+    """The rows that are as they were written; a finding for each of the others."""
+    sound = [row for row in rows if row_check(_as_written(row)) == row["check"]]
+    for _ in range(len(rows) - len(sound)):
+        message = f"a row of '{name}' is not what was stored (checksum)"
+        report.findings.append(Finding("error", "row-damage", message))
+    return sound
 
 
 def _seen_contents(archive: Archive, report: VerifyReport) -> set[bytes]:

@@ -22,8 +22,10 @@ import pyarrow.compute as pc
 from dcmark.archive.faults import reading, writing
 from dcmark.archive.rows import record_batches
 from dcmark.archive.schema import FILES, STORAGE_VERSION, VOLUMES
+from dcmark.archive.spread import Pinned, pin
 from dcmark.archive.store import Archive
 from dcmark.archive.volume_source import SOURCE_COLUMNS, Places, array_volumes, dicom_volumes
+from dcmark.engine import current as current_engine
 from dcmark.errors import DamageError, StorageError
 from dcmark.findings import Finding
 from dcmark.geometry import AffineLps, PointsLps
@@ -71,7 +73,7 @@ def volumes(archive: Archive, where: str | None = None) -> list[StoredVolume]:
     table = current(archive)
     chosen = pc.and_(pc.equal(table["what"], "volume"), pc.is_in(table["id"], pa.array(wanted)))
     rows = {row["id"]: row for row in table.filter(chosen).to_pylist()}
-    return [_volume(archive, rows[name]) for name in wanted]
+    return [volume_of_row(archive, rows[name]) for name in wanted]
 
 
 def update(archive: Archive, *, afresh: bool = False) -> int:
@@ -183,9 +185,15 @@ def _build(archive: Archive, *, afresh: bool = False) -> Iterator[list[dict[str,
     if newest <= seen:
         return
     build = time.time_ns()
-    for places in _groups(files, seen):
+    engine, groups = current_engine(), _groups(files, seen)
+    if engine is None:
+        described: Iterator[list[dict[str, Any]]] = (_described(archive, files, places) for places in groups)
+    else:
+        pinned = pin(archive, "files", "frames")
+        described = engine.map(_describe_unit, ((pinned, places) for places in groups))
+    for rows in described:
         stamp = {"seen": newest, "build": build, "derivation": DERIVATION}
-        yield [{**row, **stamp} for row in _described(archive, files, places)]
+        yield [{**row, **stamp} for row in rows]
     yield [_state(newest, build)]
 
 
@@ -238,6 +246,12 @@ def _groups(files: Any, seen: int) -> Iterator[Places]:
     lone = np.concatenate([np.empty(0, np.int64), *alone])
     for first in range(0, len(lone), GROUP_FILES):
         yield lone[first : first + GROUP_FILES]
+
+
+def _describe_unit(unit: tuple[Pinned, Places]) -> list[dict[str, Any]]:
+    """In a worker: the rows of one group."""
+    archive = unit[0].opened()
+    return _described(archive, archive.table("files"), unit[1])
 
 
 def _described(archive: Archive, files: Any, places: Places) -> list[dict[str, Any]]:
@@ -338,7 +352,8 @@ def _frames(runs: Sequence[Mapping[str, Any]]) -> Sequence[FrameId]:
     )
 
 
-def _volume(archive: Archive, row: Mapping[str, Any]) -> StoredVolume:
+def volume_of_row(archive: Archive, row: Mapping[str, Any]) -> StoredVolume:
+    """A volume from a row of ``volumes`` of kind ``volume``."""
     slices, rows, columns = row["shape"]
     affine, positions, spacing = row["affine"], row["positions"], row["spacing"]
     return StoredVolume(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcmark.cli import draw
+from dcmark.cli.engines import spread
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet
 
 if TYPE_CHECKING:
@@ -220,6 +221,7 @@ def diff(
 
 
 @app.command()
+@spread
 def compare(
     archive: ArchivePath,
     first: Annotated[str, typer.Argument(metavar="A", help="An author.")],

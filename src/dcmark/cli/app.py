@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from dcmark.cli import draw, export
+from dcmark.cli import draw, export, scale, web
 from dcmark.cli import train as train_commands
 from dcmark.cli import volumes as volume_commands
 from dcmark.cli.annotations import app as annotation_commands
 from dcmark.cli.annotations import write_beside
 from dcmark.cli.deidentify import KeyFile, VaultPath, deidentifier, deidentify, reidentify
 from dcmark.cli.demo import demo
+from dcmark.cli.engines import spread
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
 from dcmark.cli.views import place as place_command
 from dcmark.cli.views import view_app
@@ -47,6 +48,7 @@ def _root(
 
 
 @app.command()
+@spread
 def ingest(
     sources: Annotated[
         list[Path],
@@ -67,6 +69,8 @@ def ingest(
     ] = None,
     vault: VaultPath = None,
     key_file: KeyFile = None,
+    inventory: scale.InventoryFile = None,
+    shard: scale.Shard = None,
     threads: Threads = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -76,7 +80,11 @@ def ingest(
     from dcmark.errors import UsageError
 
     *places, target = sources
-    if not places:
+    if inventory is not None and (places or layout):
+        raise UsageError("expected --inventory instead of sources and --layout: dcmark ingest ARCHIVE --inventory FILE")
+    if shard is not None and inventory is None:
+        raise UsageError("expected --shard with --inventory FILE; make one with: dcmark inventory SRC... FILE")
+    if not places and inventory is None:
         raise UsageError("expected at least one source and an archive, found one path: dcmark ingest SRC... ARCHIVE")
     for place in places:
         if not os.path.exists(place):  # noqa: PTH110  never raises, as Path.exists does where a folder is closed
@@ -90,9 +98,10 @@ def ingest(
         cleaner = deidentifier(load_profile(profile), vault, key_file)
     archive = dcmark.open_archive(target, create=True)
     try:
-        report = dcmark.ingest(
-            [*places],
+        report = scale.ingest_any(
+            scale.shard_sources(inventory, shard) if inventory is not None else [*places],
             archive,
+            inventory if shard is None else None,
             threads=threads,
             layout=layout,
             containers=containers,
@@ -138,6 +147,7 @@ def info(archive: ArchivePath, json: Json = False) -> None:
 
 
 @app.command()
+@spread
 def ls(
     archive: ArchivePath,
     what: Annotated[str, typer.Argument(help="patients, studies, series, volumes or files.")] = "series",
@@ -192,6 +202,7 @@ def query(
 
 
 @app.command()
+@spread
 def verify(
     archive: ArchivePath,
     read_data: Annotated[str, typer.Option(help="all, none, or a share such as 5%.")] = "all",
@@ -230,6 +241,7 @@ def verify(
 
 
 @app.command()
+@spread
 def restore(
     archive: ArchivePath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
@@ -333,13 +345,17 @@ def gc(
         bool,
         typer.Option("--exclusive", help="Nobody else writes now: sweep at once, not only what is an hour old."),
     ] = False,
+    keep: scale.Keep = None,
     json: Json = False,
 ) -> None:
     """Sweep what interrupted runs left behind; nothing that a file needs is touched."""
     import dcmark
     from dcmark.archive.gc import collect
 
-    report = collect(dcmark.open_archive(archive), exclusive=exclusive)
+    opened = dcmark.open_archive(archive)
+    if keep is not None:
+        scale.set_rule(opened, keep)
+    report = collect(opened, exclusive=exclusive)
     if json:
         draw.as_json({"parts": report.parts, "bytes": report.nbytes})
     else:
@@ -351,8 +367,10 @@ app.add_typer(export.app, name="export")
 app.add_typer(view_app, name="view")
 app.command()(place_command)
 app.add_typer(annotation_commands, name="annotations")
-app.command()(deidentify)
+app.command()(spread(deidentify))
 app.command()(reidentify)
+scale.register(app)
+web.register(app)
 train_commands.register(app)
 
 

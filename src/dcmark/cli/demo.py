@@ -25,6 +25,10 @@ SIDE = 320
 def demo(
     out: Annotated[Path, typer.Option("--out", help="A new folder for all that the demo makes.")] = Path("dcmark-demo"),
     side: Annotated[int, typer.Option(hidden=True, min=32, max=512)] = SIDE,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a small PGGAN instead: two minutes on a processor.")
+    ] = False,
+    images: Annotated[int, typer.Option(hidden=True, min=64)] = 12_000,
 ) -> int:
     """The whole way on sample files, in two minutes at most, without a network."""
     import dcmark
@@ -34,6 +38,10 @@ def demo(
 
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise OutputExistsError(f"expected a new folder at {out}, found files; choose another with --out")
+    if train:
+        from dcmark.cli.demo_training import demo_training
+
+        return demo_training(out, images)
     began = time.monotonic()
     source, place = out / "source", out / "scans.dcmark"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dcmark.cli import draw
+from dcmark.cli.engines import spread
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
 from dcmark.cli.views import add_sets
 from dcmark.cli.volumes import nifti
@@ -24,6 +25,7 @@ Size = Annotated[
 
 
 @app.command()
+@spread
 def images(
     archive: ArchivePath,
     out: Out,
@@ -61,6 +63,7 @@ def images(
 
 
 @app.command()
+@spread
 def npy(
     archive: ArchivePath,
     out: Out,
@@ -93,7 +96,7 @@ def npy(
     return tell(report, "slices", json)
 
 
-app.command()(nifti)
+app.command()(spread(nifti))
 add_sets(app)
 
 

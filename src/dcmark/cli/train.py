@@ -64,6 +64,9 @@ def train(
     device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile work on the generator.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Channels innermost in memory; may be faster on a GPU.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -90,7 +93,9 @@ def train(
         report_images=max(every // 10, 1),
         keep=keep,
         compiled=compiled,
+        channels_last=channels_last,
     )
+    first = _is_first()
     given = _preset(base.find(model), preset) | _pairs(settings or [])
     found = loop.train(
         model,
@@ -99,15 +104,24 @@ def train(
         run,
         options,
         device=device,
-        progress=draw.progress(quiet),
+        progress=draw.progress(quiet or not first),
         source=str(data.resolve()),
     )
+    if not first:
+        return
     told = {"run": str(run), "images": found.images_seen, "resumed_at": found.resumed_at} | found.last_report
     if json:
         draw.as_json(told)
         return
     begun = f" (went on at {found.resumed_at})" if found.resumed_at else ""
     draw.line(f"{found.images_seen} images shown{begun}; samples in {run / 'sheets'}; next: dcmark generate {run}")
+
+
+def _is_first() -> bool:
+    """Is this the process that writes and speaks, of those that torchrun started?"""
+    from os import environ
+
+    return environ.get("RANK", "0") == "0"
 
 
 def _preset(model: Any, name: str | None) -> dict[str, Any]:
@@ -249,6 +263,7 @@ def _as_dicom(
 ) -> list[Path]:
     from dcmark.errors import UsageError
     from dcmark.out import synthetic
+    from dcmark.out import template as templates
 
     header = None
     if template is not None and template.is_dir():
@@ -256,9 +271,9 @@ def _as_dicom(
 
         if series is None:
             raise UsageError("expected --series with the SeriesInstanceUID of the template in the archive, found none")
-        header = synthetic.template_from_archive(dcmark.open_archive(template), series)
+        header = templates.template_from_archive(dcmark.open_archive(template), series)
     elif template is not None:
-        header = synthetic.template_from_file(template)
+        header = templates.template_from_file(template)
     meaning, origin = sampler.meaning, sampler.origin
     ends = (meaning.low * meaning.slope + meaning.intercept, meaning.high * meaning.slope + meaning.intercept)
     look = synthetic.Look(meaning.unit, min(ends), max(ends), meaning.spacing_mm, meaning.modality)
@@ -360,7 +375,7 @@ def _data_at(path: Path, view: Path | None = None, run: Path | None = None) -> I
         )
     found = load_view(view)
     images = ViewImages(path, found)
-    if kept is not None and not kept.is_file():
+    if kept is not None and not kept.is_file() and _is_first():
         kept.parent.mkdir(parents=True, exist_ok=True)
         found.save(kept)
     return images

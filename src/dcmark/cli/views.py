@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcmark.cli import draw
+from dcmark.cli.engines import spread
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
 def add_sets(app: typer.Typer) -> None:
     """Enter a command for every exporter of training sets."""
     for name, text in SETS.items():
-        app.command(name, help=text)(_command(_exported(name)))
+        app.command(name, help=text)(spread(_command(_exported(name))))
 
 
 def _exported(name: str) -> Action:

@@ -6,14 +6,14 @@ import hashlib
 import re
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dcmark.config import LIMITS, Limits
 from dcmark.deid.mapping import Identities
 from dcmark.deid.profile import Profile
 from dcmark.deid.rewrite import Change, Clean, Copy, deidentify
 from dcmark.deid.vault import FileRecord
-from dcmark.errors import HeldBackError
+from dcmark.errors import HeldBackError, UsageError
 from dcmark.read.elements import sniff_encoding
 
 if TYPE_CHECKING:
@@ -67,6 +67,12 @@ class Deidentifier:
             self._number if vault is not None else None,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process; without a vault, which has one writer."""
+        if self.vault is not None:
+            raise TypeError("a de-identifier with a vault stays in its process")
+        return Deidentifier, (self.profile, self.key, None, self.limits)
+
     def _number(self, digest: bytes) -> int:
         assert self.vault is not None
         with self._lock:
@@ -95,6 +101,30 @@ class Deidentifier:
             with self._lock:
                 self.vault.add(record)
         return CleanFile(clean, self.name(path, patient_folder, made.patient), made.changes, record)
+
+    @property
+    def key(self) -> bytes:
+        """The secret of the mapping, for workers that make files clean without the vault.
+
+        Raises:
+            UsageError: pseudonyms count, which only the one who writes the vault can do.
+        """
+        if self.identities.counts:
+            raise UsageError(
+                "expected pseudonyms made from the key where several workers de-identify, found ones that count; use "
+                "{hash} in the profile's pattern, or one process"
+            )
+        return self.identities.key
+
+    def keep(self, made: CleanFile) -> None:
+        """Put what leads back from a file that a worker made clean into the vault.
+
+        Raises:
+            StorageError: the vault cannot be written.
+        """
+        if self.vault is not None:
+            with self._lock:
+                self.vault.add(made.record)
 
     def sync(self) -> None:
         """Make the vault durable; call before clean files are committed."""

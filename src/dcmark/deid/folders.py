@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from dcmark.config import LIMITS, Limits
 from dcmark.deid.apply import CleanFile, Deidentifier
+from dcmark.deid.profile import Profile
+from dcmark.engine import current
 from dcmark.errors import DcmarkError, HeldBackError, OutputExistsError, StorageError
 from dcmark.findings import Finding
 from dcmark.progress import NoProgress, Progress
 from dcmark.read import layouts
-from dcmark.read.base import Item
+from dcmark.read.base import Item, Source
 from dcmark.read.containers import load, open_source
+from dcmark.read.sources.files import open_regular
 
+UNIT_FILES, UNIT_BYTES = 64, 32 << 20
+"""Files that a worker of an engine is given at once."""
 SYNC_EVERY = 256
 """Clean files between two syncs of the vault; they get their names only after it."""
 
@@ -75,18 +82,15 @@ def deidentify_folders(
         with writer:
             for source in opened:
                 folders = layouts.Layout(layout, source)
-                for found in source.items():
-                    if isinstance(found, Finding):
-                        _hold(report, found)
-                        continue
-                    made = _one(found, deidentifier, folders, limits)
+                for made, size in _made(source, deidentifier, folders, limits):
                     if isinstance(made, Finding):
                         _hold(report, made)
                     else:
                         writer.write(made)
                         report.files += 1
                         report.actions.update(change.action for change in made.changes)
-                    progress.advance(1, found.size or 0)
+                    if size is not None:
+                        progress.advance(1, size)
     except OSError as error:
         raise StorageError(
             f"expected to write to {place}; the disk is full or refuses; nothing half is left"
@@ -94,6 +98,71 @@ def deidentify_folders(
     finally:
         progress.finish()
     return report
+
+
+_Made = tuple[CleanFile | Finding, int | None]
+"""A clean file or why there is none, and the size of the file it was made from; None for a finding of the source."""
+
+
+def _made(source: Source, deidentifier: Deidentifier, layout: layouts.Layout, limits: Limits) -> Iterator[_Made]:
+    """The files of a source made clean, in its order."""
+    engine = current()
+    if engine is None:
+        for found in source.items():
+            if isinstance(found, Finding):
+                yield found, None
+            else:
+                yield _one(found, deidentifier, layout, limits), found.size or 0
+        return
+    # The secret goes to the workers, the vault stays here: it has one writer.
+    work = partial(_unit, deidentifier.profile, deidentifier.key, layout, limits)
+    for some in engine.map(work, _units(source, limits)):
+        for made, size in some:
+            if isinstance(made, CleanFile):
+                deidentifier.keep(made)
+            yield made, size
+
+
+def _units(source: Source, limits: Limits) -> Iterator[list[Item | Finding]]:
+    """Files some at a time; those that only this process can open as their bytes."""
+    some: list[Item | Finding] = []
+    nbytes = 0
+    for found in source.items():
+        if isinstance(found, Item) and not _travels(found):
+            some.append(_loaded(found, limits))
+        else:
+            some.append(found)
+        nbytes += (found.size or 0) if isinstance(found, Item) else 0
+        if len(some) >= UNIT_FILES or nbytes >= UNIT_BYTES:
+            yield some
+            some, nbytes = [], 0
+    if some:
+        yield some
+
+
+def _travels(item: Item) -> bool:
+    """Can another process open it? A file can; a member of a container that is open here cannot."""
+    return not item.sequential and isinstance(item.open, partial) and item.open.func is open_regular
+
+
+def _loaded(item: Item, limits: Limits) -> Item | Finding:
+    try:
+        with load(item, limits) as buffer:
+            data = bytes(buffer.data)
+    except (DcmarkError, OSError) as error:
+        return Finding("error", getattr(error, "code", "unreadable"), "the file cannot be read", "held back", item.path)
+    return replace(item, size=len(data), sequential=False, open=partial(io.BytesIO, data))
+
+
+def _unit(
+    profile: Profile, key: bytes, layout: layouts.Layout, limits: Limits, some: list[Item | Finding]
+) -> list[_Made]:
+    """In a worker: some files made clean."""
+    deidentifier = Deidentifier(profile, key, limits=limits)
+    return [
+        (one, None) if isinstance(one, Finding) else (_one(one, deidentifier, layout, limits), one.size or 0)
+        for one in some
+    ]
 
 
 def _hold(report: DeidentifyReport, finding: Finding) -> None:

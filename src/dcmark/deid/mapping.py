@@ -38,6 +38,16 @@ class Identities:
         if self._digits and number is None:
             raise UsageError("expected a vault for pseudonyms that count: it remembers who has which number")
 
+    @property
+    def key(self) -> bytes:
+        """The secret."""
+        return self._key
+
+    @property
+    def counts(self) -> bool:
+        """Are pseudonyms running numbers?"""
+        return bool(self._digits)
+
     def _digest(self, purpose: str, value: str) -> bytes:
         return hmac.new(self._key, f"{purpose}\0{value}".encode(), hashlib.sha256).digest()
 

@@ -407,7 +407,9 @@ class _Run:
         """The encoding of the items of a sequence; None: this is no sequence."""
         if here.length == UNDEFINED:
             return Encoding(False, "<") if here.vr == b"UN" else _SAME
-        if vr == b"SQ" and here.length:
+        # A private sequence of implicit VR, or under UN, says nowhere that it is one; its first item does.
+        untold = vr in (b"", b"UN") and bytes(self.body[here.value : here.value + 4]) in _ITEM_TAGS
+        if (vr == b"SQ" or untold) and here.length:
             return Encoding(False, "<") if here.vr == b"UN" else _SAME
         return None
 
@@ -489,6 +491,7 @@ def _is_free_text(here: Element) -> bool:
     return vr in (b"PN", b"LT", b"ST", b"UT", b"UC") or here.tag == 0x0040A160
 
 
+_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _SAME = Encoding(True, "=")
 """Stands for: as what holds it."""
 

@@ -18,28 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmark import __version__
-from dcmark.errors import OutputExistsError, SourceError, UsageError
+from dcmark.errors import OutputExistsError, UsageError
+from dcmark.out.template import Template
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from dcmark.archive.store import Archive
-
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_LENT = (
-    "BodyPartExamined",
-    "PatientPosition",
-    "ImageOrientationPatient",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "KVP",
-    "WindowCenter",
-    "WindowWidth",
-    "ConvolutionKernel",
-)
-"""What a template lends, besides modality, spacing and position; none of it is a value about a person."""
-_AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,36 +91,6 @@ class Series:
     frame_of_reference: str = field(default_factory=new_uid)
 
 
-def template_from_file(path: Path) -> Dataset:
-    """The header of a DICOM file, as a template.
-
-    Raises:
-        SourceError: it is none.
-    """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
-    except (OSError, InvalidDicomError, ValueError, KeyError, EOFError) as error:
-        raise SourceError("expected a DICOM file as template, found one that cannot be read") from error
-
-
-def template_from_archive(archive: Archive, series_uid: str) -> Dataset:
-    """The header of the first file of a series of an archive, as a template.
-
-    Raises:
-        UsageError: the archive has no such series.
-    """
-    from dcmark.archive.assemble import header_dataset
-
-    quoted = series_uid.replace("'", "''")
-    rows = archive.read("files", where=f"series_instance_uid = '{quoted}'").to_pylist()
-    if not rows:
-        raise UsageError("expected the SeriesInstanceUID of a series in the archive as template, found no such series")
-    return header_dataset(archive, min(rows, key=lambda row: row["sha256"]))
-
-
 def dataset_of(
     image: NDArray[Any],
     look: Look,
@@ -161,7 +117,6 @@ def dataset_of(
     Raises:
         UsageError: an image of another number of channels, or with values that are not finite.
     """
-    import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -169,9 +124,9 @@ def dataset_of(
         raise UsageError(f"expected an image of 1 or 3 channels (C, H, W) for DICOM, found {image.shape}; use npy")
     if not np.isfinite(image).all():
         raise UsageError("expected finite values, found NaN or infinity in a generated image; the model diverged")
-    template = template if template is not None else pydicom.Dataset()
+    lent = Template() if template is None else Template.of(template)
     now = study_date or datetime.now(UTC)
-    modality = look.modality or str(template.get("Modality", "") or "") or "OT"
+    modality = look.modality or lent.modality or "OT"
     ct = modality == "CT" and image.shape[0] == 1
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -188,16 +143,16 @@ def dataset_of(
     ds.Modality = modality
     ds.InstanceNumber = instance
     ds.PatientOrientation = ""
+    spacing = _spacing(look, lent, image)
     if ct:
-        _plane(ds, _spacing(look, template, image) or (1.0, 1.0), template, series, instance)
+        _plane(ds, spacing or (1.0, 1.0), lent, series, instance)
     else:
         ds.ConversionType = "SYN"  # synthetic image, PS3.3 C.8.6.1
-        spacing = _spacing(look, template, image)
         if spacing:
             ds.PixelSpacing = [_decimal(value) for value in spacing]
-        if template.get("BodyPartExamined"):
-            ds.BodyPartExamined = template.BodyPartExamined
-    if "BodyPartExamined" not in ds:
+        if "BodyPartExamined" in lent.values:
+            ds.BodyPartExamined = lent.values["BodyPartExamined"]
+    if lent.side_is_open:
         ds.Laterality = ""
     _pixels(ds, image, look, ct)
     return ds
@@ -233,35 +188,26 @@ def _what_it_is(ds: Dataset, provenance: Provenance, made_from: str, ct: bool, n
     ds.ContributingEquipmentSequence = [equipment]
 
 
-def _spacing(look: Look, template: Dataset, image: NDArray[Any]) -> tuple[float, ...] | None:
+def _spacing(look: Look, lent: Template, image: NDArray[Any]) -> tuple[float, ...] | None:
     """Between rows and columns, mm: as given, else so that the image covers what the template covers."""
-    theirs = _numbers(template.get("PixelSpacing"), 2)
-    sizes = _numbers([template.get("Rows"), template.get("Columns")], 2)
-    if look.spacing_mm or theirs is None or sizes is None:
+    if look.spacing_mm or lent.spacing is None or lent.size is None:
         return look.spacing_mm
-    return tuple(step * size / own for step, size, own in zip(theirs, sizes, image.shape[1:], strict=True))
+    return tuple(step * size / own for step, size, own in zip(lent.spacing, lent.size, image.shape[1:], strict=True))
 
 
-def _plane(ds: Dataset, spacing: tuple[float, ...], template: Dataset, series: Series, instance: int) -> None:
+def _plane(ds: Dataset, spacing: tuple[float, ...], lent: Template, series: Series, instance: int) -> None:
     """Image plane, frame of reference and acquisition of a CT image (PS3.3 C.7.6.2, C.7.4.1, C.8.2.1)."""
-    for keyword in _LENT:
-        if keyword in template and template.get(keyword) not in (None, ""):
-            ds[keyword] = template[keyword]
-    direction = _numbers(template.get("ImageOrientationPatient"), 6) or _AXIAL
-    start = _numbers(template.get("ImagePositionPatient"), 3) or (0.0, 0.0, 0.0)
-    thickness = (_numbers([template.get("SliceThickness")], 1) or (1.0,))[0] or 1.0
-    normal = np.cross(direction[:3], direction[3:])
-    between = (_numbers([template.get("SpacingBetweenSlices")], 1) or (thickness,))[0] or thickness
-    position = np.asarray(start) + normal * abs(between) * (instance - 1)
-    ds.ImageOrientationPatient = [_decimal(value) for value in direction]
+    ds.PatientPosition, ds.KVP = "HFS", None
+    for keyword, value in lent.values.items():
+        setattr(ds, keyword, value)
+    normal = np.cross(lent.orientation[:3], lent.orientation[3:])
+    position = np.asarray(lent.position) + normal * lent.between * (instance - 1)
+    ds.ImageOrientationPatient = [_decimal(value) for value in lent.orientation]
     ds.ImagePositionPatient = [_decimal(value) for value in position]
     ds.PixelSpacing = [_decimal(value) for value in spacing]
-    ds.SliceThickness = _decimal(thickness)
+    ds.SliceThickness = _decimal(lent.thickness)
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = series.frame_of_reference, ""
-    ds.PatientPosition = template.get("PatientPosition", None) or "HFS"
     ds.AcquisitionNumber = None
-    if "KVP" not in ds:
-        ds.KVP = None
     ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
 
 
@@ -297,15 +243,6 @@ def _pixels(ds: Dataset, image: NDArray[Any], look: Look, ct: bool) -> None:
 def _depth(ds: Dataset, bits: int, *, signed: bool) -> None:
     ds.BitsAllocated = ds.BitsStored = bits
     ds.HighBit, ds.PixelRepresentation = bits - 1, int(signed)
-
-
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """So many finite numbers of a template's element, or None where it has others."""
-    try:
-        found = tuple(float(part) for part in value)
-    except (TypeError, ValueError):
-        return None
-    return found if len(found) == count and all(np.isfinite(found)) else None
 
 
 def _decimal(value: float) -> str:

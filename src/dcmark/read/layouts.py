@@ -237,7 +237,8 @@ def _handed_over(source: str | os.PathLike[str] | Source) -> tuple[Path, list[st
         label, packed = root.name, kinds.kind(root.name) is not None
     else:
         root = Path(getattr(source, "root", "") or source.label)
-        label, packed = source.label, isinstance(source, Packed)
+        label = source.label
+        packed = isinstance(source, Packed) or bool(getattr(source, "packed", False))
     if root.is_dir():
         return root, [label], False
     return root, [kinds.stem(label)] if packed else [], packed

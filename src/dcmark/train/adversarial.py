@@ -45,11 +45,12 @@ class Adversaries:
         images_seen: number of real images shown so far, by all processes; schedules are counted in it.
         rounds: a batch goes through the networks in so many parts, whose gradients are added up: less
             memory for the same step.
-        seen: what all images, real and made, go through before the discriminator sees them.
+        seen: what all images, real and made, go through before the discriminator sees them; called with the
+            images, and with what is to be done to them between mask and augmentation.
     """
 
     rounds = 1
-    seen: Callable[[Tensor], Tensor] = staticmethod(lambda images: images)
+    seen: Callable[..., Tensor] = staticmethod(lambda images, between=None: between(images) if between else images)
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, adam: tuple[dict[str, Any], dict[str, Any]]

@@ -1,7 +1,8 @@
 """What a generative model has to offer, and where models are found.
 
 A model comes from the entry-point group ``dcmark.models``: each entry names an object that keeps
-the contract of :class:`Model`. StyleGAN3 and PGGAN keep it too and are always there.
+the contract of :class:`Model`, and ``dcmark.testing.models.ModelContract`` has the tests it must pass.
+StyleGAN3 and PGGAN are two such entries.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _S = TypeVar("_S")
 
 GROUP = "dcmark.models"
-_OWN = {"stylegan3": "dcmark.train.stylegan3.model", "pggan": "dcmark.train.pggan.model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Model(Protocol):
 
 def names() -> list[str]:
     """Names of all models; nothing is imported."""
-    return sorted({*_OWN, *plugins.names(GROUP)})
+    return plugins.names(GROUP)
 
 
 def find(name: str) -> Model:
@@ -158,9 +158,6 @@ def find(name: str) -> Model:
             import_module(needed)
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "train", "training") from error
-    if name in _OWN:
-        model: Model = import_module(_OWN[name]).MODEL
-        return model
     if name not in plugins.names(GROUP):
         raise UsageError(f"expected one of the models {', '.join(names())}, found {name!r}")
     found: Model = plugins.load(GROUP, name)

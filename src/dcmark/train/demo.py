@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,30 @@ SETTINGS: dict[str, Any] = {
     "capacity": 512,
     "widest": 32,
     "group": 4,
-    "steady": 1500,
-    "fading": 1500,
+    "steady": 1000,
+    "fading": 1000,
     "rate": 0.002,
     "average_decay": 0.99,
     "first_resolution": 4,
 }
 """PGGAN small and quick enough for 32 pixels on one core."""
+QUICK: dict[str, dict[str, Any]] = {
+    "pggan": SETTINGS | {"capacity": 256, "steady": 300, "fading": 300},
+    "stylegan3": {
+        "capacity": 384,
+        "widest": 32,
+        "layers": 5,
+        "margin": 3,
+        "latent": 32,
+        "style": 32,
+        "statistics_decay": 0.99,
+        "gamma": 0.3,
+        "rate_generator": 0.002,
+        "half_life": 2000,
+        "ramp_up": 0.1,
+    },
+}
+"""Settings that learn something in a minute: PGGAN at 32 pixels, StyleGAN3-T at 16."""
 
 
 def phantoms(count: int, side: int = 32, seed: int = 0) -> NDArray[np.int16]:
@@ -75,65 +93,65 @@ class Shown:
     Attributes:
         run: the run directory; ``reals.png`` and the sheets in it show the way.
         real: training images, float32 (N, C, H, W), -1 to 1.
-        before, after: as many images of the model before and after training.
+        moments: by images shown, from 0 on: as many images of the model as it was then, the same seeds each time.
         meaning: of the values.
-        images_seen: real images shown.
     """
 
     run: Path
     real: NDArray[np.float32]
-    before: NDArray[np.float32]
-    after: NDArray[np.float32]
+    moments: dict[int, NDArray[np.float32]]
     meaning: Meaning
-    images_seen: int
 
 
 def run(
     out: Path,
     *,
+    model: str = "pggan",
+    settings: Mapping[str, Any] | None = None,
     data: ImageData | None = None,
-    images: int = 16_000,
+    images: int = 12_000,
     batch: int = 16,
+    looks: int = 4,
     seed: int = 0,
     count: int = 256,
     progress: Progress | None = None,
 ) -> Shown:
-    """Train PGGAN on 32-pixel images: about two minutes on one core.
+    """Train a small model: PGGAN on 32-pixel images, about two minutes on one core.
 
     Args:
         out: the run directory, new or of an interrupted demonstration.
-        data: 32-pixel images; painted chests by default.
+        settings: of the model; those of this module by default.
+        data: images to learn from; painted chests of 32 pixels by default.
         images: real images to be shown.
+        looks: how often, evenly spread, the model is asked for images.
         count: images of each kind to give back, for comparing.
 
     Returns:
-        Images before and after, to be measured against real ones (``dcmark.out.measures``).
+        Images before, on the way and after, to be measured against real ones (``dcmark.out.measures``).
     """
     import torch
 
     from dcmark.train import base, loop
 
     data = data or phantom_data(1000, 32, seed)
+    settings = SETTINGS if settings is None else settings
     options = loop.Options(
         images=images,
         batch=batch,
         seed=seed,
-        checkpoint_images=max(images // 4, batch),
+        checkpoint_images=max(images // looks, batch),
         report_images=max(images // 32, batch),
         sheet_images=max(images // 8, batch),
     )
-    trained = loop.train("pggan", SETTINGS, data, out, options, device="cpu", progress=progress)
-    seen, settings = loop.prepare("pggan", SETTINGS, data, options)
+    seen, complete = loop.prepare(model, settings, data, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = base.find("pggan").learner(settings, base.ImageShape(*seen.shape, labels=seen.labels))
+        fresh = base.find(model).learner(complete, base.ImageShape(*seen.shape, labels=seen.labels))
     seeds = range(count)
+    moments = {0: fresh.sample(seeds, None).numpy()}
+    for look in range(1, looks + 1):
+        until = replace(options, images=images * look // looks)
+        trained = loop.train(model, settings, data, out, until, device="cpu", progress=progress)
+        moments[trained.images_seen] = trained.learner.sample(seeds, None).numpy()
     chosen = np.linspace(0, len(seen) - 1, min(count, len(seen))).astype(int)
-    return Shown(
-        run=out,
-        real=np.stack([seen.meaning.to_model(seen[int(i)][0]) for i in chosen]),
-        before=fresh.sample(seeds, None).numpy(),
-        after=trained.learner.sample(seeds, None).numpy(),
-        meaning=seen.meaning,
-        images_seen=trained.images_seen,
-    )
+    return Shown(out, np.stack([seen.meaning.to_model(seen[int(i)][0]) for i in chosen]), moments, seen.meaning)

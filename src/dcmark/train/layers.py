@@ -110,7 +110,7 @@ def minibatch_deviation(x: Tensor, group: int) -> Tensor:
     group = min(group, samples)
     if samples % group:
         raise UsageError(f"expected a batch of a multiple of {group} images, found {samples}")
-    y = x.to(torch.promote_types(x.dtype, torch.float32)).view(group, samples // group, -1)
+    y = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(group, samples // group, -1)
     deviation = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=1)
     extra = deviation.to(x.dtype).repeat(group).view(-1, 1, 1, 1).expand(-1, 1, height, width)
     return torch.cat([x, extra], dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,13 +40,18 @@ class Seen:
         self.mask: Tensor | None = None
         self.augmentation: Augmentation | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) to the same. What lies outside the mask is the lowest value, -1, and teaches nothing."""
+    def __call__(self, images: Tensor, between: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(N, C, H, W) to the same. What lies outside the mask is the lowest value, -1, and teaches nothing.
+
+        ``between``: a blur, which comes after the mask, for it would carry what lies outside of it inwards.
+        """
         if self.mask is not None:
             inside = self.mask.to(images)[None, None]
             if inside.shape[-1] != images.shape[-1]:
                 inside = functional.adaptive_avg_pool2d(inside, images.shape[-1])
             images = (images + 1) * inside - 1
+        if between is not None:
+            images = between(images)
         return images if self.augmentation is None else self.augmentation(images)
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,20 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import distributed
 
 from dcmark.errors import TrainingError, UsageError
 from dcmark.progress import NoProgress, Progress
 from dcmark.train import base
 from dcmark.train.adversarial import processes
 from dcmark.train.augment import Augmentation, AugmentSettings
+from dcmark.train.batches import Batches, stacked_labels
 from dcmark.train.data import ImageData, Padded
 from dcmark.train.run import Run, check_same
 from dcmark.train.settings import check_range
 from dcmark.train.sheets import contact_sheet
 
-_MAY_CHANGE = ("images", "checkpoint_images", "report_images", "sheet_images", "keep", "workers", "compiled")
+_MAY_CHANGE = (
+    "images", "checkpoint_images", "report_images", "sheet_images", "keep", "workers", "compiled", "channels_last",
+)  # fmt: skip
 """Options that do not change what is learned."""
 
 
@@ -53,6 +53,7 @@ class Options:
         keep: how many checkpoints stay.
         workers: threads that read images.
         compiled: let ``torch.compile`` work on the generator.
+        channels_last: keep weights and images with the channels innermost, as tensor cores like them.
     """
 
     images: int = 25_000_000
@@ -68,6 +69,7 @@ class Options:
     keep: int = 2
     workers: int = 2
     compiled: bool = False
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         for name in ("images", "batch", "rounds", "checkpoint_images", "report_images", "sheet_images", "keep"):
@@ -126,74 +128,6 @@ def _together(device: torch.device) -> Iterator[int]:
         yield distributed.get_rank()
     finally:
         distributed.destroy_process_group()
-
-
-class Batches:
-    """Batches of real images: every image once an epoch, in an order that the seed says.
-
-    Reading runs ahead in threads; which images stand in batch number n depends on nothing else.
-    """
-
-    def __init__(self, data: ImageData, options: Options, rank: int, count: int) -> None:
-        if not len(data):
-            raise UsageError("expected at least one image to learn from, found none")
-        self._data, self._options, self._rank, self._count = data, options, rank, count
-        self._size = options.batch // count
-
-    def indices(self, step: int) -> list[tuple[int, bool]]:
-        """Which images stand in this process's part of a batch, and whether mirrored."""
-        first = step * self._options.batch + self._rank * self._size
-        chosen = []
-        for at in range(first, first + self._size):
-            epoch, place = divmod(at, len(self._data))
-            order = self._order(epoch)
-            flip = self._options.mirror and random.Random(f"{self._options.seed} {at}").random() < 0.5  # noqa: S311
-            chosen.append((int(order[place]), flip))
-        return chosen
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
-            self._permutation = np.random.default_rng([self._options.seed, epoch]).permutation(len(self._data))
-        return self._permutation
-
-    def _read(self, chosen: list[tuple[int, bool]]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        images, labels = [], []
-        for index, flip in chosen:
-            image, label = self._data[index]
-            if tuple(image.shape) != tuple(self._data.shape):
-                raise TrainingError(f"expected images of {self._data.shape}, found {image.shape} at number {index}")
-            shown = self._data.meaning.to_model(image)
-            if not np.isfinite(shown).all():
-                raise TrainingError(f"expected finite values in every image, found NaN in image number {index}")
-            images.append(shown[:, :, ::-1] if flip else shown)
-            labels.append(label)
-        return np.stack(images), _stacked(labels, self._data.labels)
-
-    def __call__(self, step: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Batches from number ``step`` on, without end."""
-        ahead: list[Future[Any]] = []
-        with ThreadPoolExecutor(self._options.workers) as pool:
-            try:
-                while True:
-                    while len(ahead) < 2 * self._options.workers:
-                        ahead.append(pool.submit(self._read, self.indices(step)))
-                        step += 1
-                    images, labels = ahead.pop(0).result()
-                    yield torch.from_numpy(images), None if labels is None else torch.from_numpy(labels)
-            finally:
-                for future in ahead:
-                    future.cancel()
-
-
-def _stacked(labels: list[NDArray[np.float32] | None], length: int) -> NDArray[np.float32] | None:
-    """Labels of a batch, (N, length); None where the data have none."""
-    if not length:
-        return None
-    known = [label for label in labels if label is not None and label.shape == (length,)]
-    if len(known) < len(labels):
-        raise TrainingError(f"expected a label of length {length} for every image, found one without")
-    return np.stack(known)
 
 
 def prepare(model: str, given: Mapping[str, Any], data: ImageData, options: Options) -> tuple[ImageData, Any]:
@@ -274,6 +208,9 @@ def train(
             learner.mask = torch.from_numpy(data.mask).to(place, torch.float32)
         if options.augment is not None:
             learner.augmentation = Augmentation(options.augment)
+        if options.channels_last:
+            for network in learner.networks().values():
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if options.compiled:
             learner.networks()["G"].compile()
         trainer = _Trainer(run, learner, data, options, place, rank, progress or NoProgress())
@@ -310,13 +247,15 @@ class _Trainer:
         self.device, self.rank, self.progress = device, rank, progress
         self.step, self.seconds = 0, 0.0
         self.sums: dict[str, list[float]] = {}  # by name: sum and number of what was reported since the last line
-        self.board = _tensorboard(run.path) if rank == 0 else None
+        self.board: Any = None
+        self.layout = torch.channels_last if options.channels_last else torch.contiguous_format
 
     def go(self) -> Trained:
         """Train until all images have been shown."""
         resumed = self._resume()
         learner, options = self.learner, self.options
         if self.rank == 0:
+            self.board = _tensorboard(self.run.path, resumed)
             self.run.note_environment(self.device)
             if not resumed:
                 self._reals()
@@ -330,7 +269,8 @@ class _Trainer:
             while learner.images_seen < options.images:
                 real, labels = next(batches)
                 torch.manual_seed(_seed_of(options.seed, self.step, self.rank))
-                report = learner.step(real.to(self.device), None if labels is None else labels.to(self.device))
+                shown = real.to(self.device, memory_format=self.layout)
+                report = learner.step(shown, None if labels is None else labels.to(self.device))
                 self.step += 1
                 self._adapt(report)
                 self._add(report)
@@ -435,7 +375,7 @@ class _Trainer:
         labels = None
         count = 16 if self.data.shape[1] > 256 else 36
         if self.data.labels:
-            vectors = _stacked([self.data[i % len(self.data)][1] for i in range(count)], self.data.labels)
+            vectors = stacked_labels([self.data[i % len(self.data)][1] for i in range(count)], self.data.labels)
             labels = torch.from_numpy(vectors)
         images = [
             self.learner.sample([i], None if labels is None else labels[i : i + 1].to(self.device)).float().cpu()
@@ -448,10 +388,10 @@ def _seed_of(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _tensorboard(path: Path) -> Any:
-    """A writer where TensorBoard is installed, else None."""
+def _tensorboard(path: Path, images_seen: int) -> Any:
+    """A writer where TensorBoard is installed, else None; what was logged after the checkpoint is taken back."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(path / "tensorboard"))
+    return SummaryWriter(str(path / "tensorboard"), purge_step=images_seen + 1 if images_seen else None)

@@ -43,6 +43,7 @@ class FolderSource:
 
     def __init__(self, label: str, root: str, container: Opener | None) -> None:
         self.label, self.root, self._container = label, root, container
+        self._checked: dict[str, str | None] = {}
 
     def items(self) -> Iterator[Item | Finding]:
         """Walk the folder. What changes meanwhile is a finding at worst."""
@@ -72,19 +73,49 @@ class FolderSource:
             except OSError as error:
                 yield self._unreadable(error, path, "file")
                 continue
-            mode = stat.S_IFMT(status.st_mode)
-            if mode == stat.S_IFLNK or getattr(status, "st_reparse_tag", 0) & _JUNCTION:
-                yield from self._link(entry.path, path)
-            elif mode == stat.S_IFREG:
-                if self._container is None or not kinds.suffix(entry.name):
-                    yield self.file(entry.path, path, status)
-                else:
-                    yield from self._container(entry.path, path, status)
-            elif mode == stat.S_IFDIR:
+            if stat.S_ISDIR(status.st_mode) and not _leads_elsewhere(status):
                 yield entry.path, path + "/"
             else:
-                message = "a device, a pipe or a socket, not a file"
-                yield Finding("warning", "special-file", message, "not opened", path)
+                yield from self._one(entry.path, entry.name, path, status)
+
+    def at(self, path: str) -> Iterator[Item | Finding]:
+        """What stands at one path in the folder, as ``items`` gives it: a file, or the members of a container.
+
+        Args:
+            path: as in Item. One that leads out of the folder, or through a link, is a finding.
+        """
+        *folders, name = path.split("/")
+        above = "/".join(folders)
+        if above not in self._checked:
+            self._checked = {above: _reached(self.root, folders)}
+        place = self._checked[above]
+        if place is None or name in ("", ".", "..") or os.sep in name or "\0" in name:
+            yield Finding("error", "path-escapes", "a path that does not lie in the folder", "left out", path)
+            return
+        file = os.path.join(place, name)  # noqa: PTH118  names that are no UTF-8
+        try:
+            status = os.lstat(file)
+        except FileNotFoundError:
+            message = "the file was there when the folder was listed, and is gone"
+            yield Finding("error", "vanished", message, "left out", path)
+            return
+        except OSError as error:
+            yield self._unreadable(error, path, "file")
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            yield from self._one(file, name, path, status)
+
+    def _one(self, file: str, name: str, path: str, status: os.stat_result) -> Iterator[Item | Finding]:
+        if _leads_elsewhere(status):
+            yield from self._link(file, path)
+        elif stat.S_ISREG(status.st_mode):
+            if self._container is None or not kinds.suffix(name):
+                yield self.file(file, path, status)
+            else:
+                yield from self._container(file, path, status)
+        else:
+            message = "a device, a pipe or a socket, not a file"
+            yield Finding("warning", "special-file", message, "not opened", path)
 
     def file(self, file: str, path: str, status: os.stat_result) -> Item:
         """A regular file as an item."""
@@ -139,3 +170,15 @@ class FolderSource:
 
 def _entry_key(entry: os.DirEntry[str]) -> tuple[list[str | int], str]:
     return natural(entry.name)
+
+
+def _leads_elsewhere(status: os.stat_result) -> bool:
+    return stat.S_ISLNK(status.st_mode) or bool(getattr(status, "st_reparse_tag", 0) & _JUNCTION)
+
+
+def _reached(root: str, folders: list[str]) -> str | None:
+    """The folder below a root, by names that lead through no link and not upwards; else None."""
+    if any(name in ("", ".", "..") or os.sep in name or "\0" in name for name in folders):
+        return None
+    place = os.path.join(root, *folders)  # noqa: PTH118
+    return place if os.path.realpath(place) == place else None

@@ -223,6 +223,7 @@ class Generator(nn.Module):
         image: Tensor = self.images[fine](x)
         if lod > fine:
             image = fade(image, double(self.images[fine + 1](coarse)), lod)
+        image = image.to(latents.dtype)  # another one within an autocast
         return double(image, fine) if full else image
 
     def official_names(self) -> dict[str, str]:
@@ -298,7 +299,7 @@ class Discriminator(nn.Module):
                 x = fade(x, _leaky(self.entries[fine + 1](functional.avg_pool2d(images, 2))), lod)
         x = _leaky(self.last(minibatch_deviation(x, config.group)))
         x = _leaky(self.dense(x.flatten(1)) + self.dense.bias)
-        x = self.score(x) + self.score.bias
+        x = self.score(x).to(images.dtype) + self.score.bias
         return x[:, :1], x[:, 1:]
 
     def official_names(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class TrainingStep(Adversaries):
         return report
 
     def _score(self, images: Tensor, labels: Tensor | None, blur: float) -> Tensor:
-        scores: Tensor = self.discriminator(self.seen(gaussian_blur(images, blur)), labels)
+        scores: Tensor = self.discriminator(self.seen(images, partial(gaussian_blur, sigma=blur)), labels)
         return scores
 
     def _teach_generator(self, latents: Tensor, labels: Tensor | None, blur: float) -> dict[str, float]:

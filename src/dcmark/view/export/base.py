@@ -11,12 +11,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dcmark.archive.faults import writing
 from dcmark.archive.query import query
+from dcmark.archive.spread import Pinned, pin
 from dcmark.archive.store import Archive
+from dcmark.engine import current
 from dcmark.errors import DamageError, DcmarkError, OutputExistsError, StorageError, UsageError
 from dcmark.findings import Finding
 from dcmark.view.export import sidefile
@@ -27,6 +30,8 @@ __all__ = ["ExportReport", "Selected", "begin", "each_frame", "finish", "item_na
 
 T = TypeVar("T")
 MOST_FINDINGS = 1000
+FRAMES_A_UNIT = 256
+"""Frames that a worker of an engine is given at once."""
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _LONGEST = 180
@@ -145,6 +150,28 @@ def each_frame(
         StorageError: the output cannot be written; nothing more is tried.
     """
     keys = [(one.sha256, one.number) for one in chosen]
+    engine = current()
+    if engine is not None and engine.closures:
+        pinned = pin(archive, "files", "frames")
+        units = ((start, keys[start : start + FRAMES_A_UNIT]) for start in range(0, len(keys), FRAMES_A_UNIT))
+        for some in engine.map(partial(_frames_unit, pinned, work), units):
+            yield from some
+        return
+    yield from _each_here(archive, keys, work, threads)
+
+
+def _frames_unit(
+    pinned: Pinned, work: Callable[[int, Frame], T], unit: tuple[int, list[tuple[str, int]]]
+) -> list[tuple[int, T | DcmarkError]]:
+    """In a worker: what ``work`` makes of some frames, with their places in the list of all."""
+    start, keys = unit
+    found = _each_here(pinned.opened(), keys, lambda at, one: work(start + at, one), 1)
+    return [(start + at, made) for at, made in found]
+
+
+def _each_here(
+    archive: Archive, keys: list[tuple[str, int]], work: Callable[[int, Frame], T], threads: int
+) -> Iterator[tuple[int, T | DcmarkError]]:
     place = 0
     while place < len(keys):
         start = place

@@ -16,6 +16,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dcmark.archive.query import query
 from dcmark.archive.store import Archive
 from dcmark.archive.volumes import StoredVolume
 from dcmark.config import LIMITS, Limits
+from dcmark.engine import current
 from dcmark.errors import DamageError, DcmarkError, MissingExtraError, StorageError, UnsupportedError, UsageError
 from dcmark.findings import Finding
 from dcmark.geometry import AffineLps, affine_to_nifti, shear_degrees
@@ -100,9 +102,14 @@ def export_nifti(
     report, files, items = ExportReport(), set[str](), list[str]()
     progress.start("export nifti", len(chosen))
     try:
-        for volume in chosen:
+        write = partial(_tried, folder.absolute(), quantity, ras, regular, fill, threads, limits)
+        engine, units = current(), ((volume, details[volume.id]) for volume in chosen)
+        written = map(write, units) if engine is None else engine.map(write, units)
+        for volume, made in zip(chosen, written, strict=True):
             try:
-                name, notes = _write(folder, volume, details[volume.id], quantity, ras, regular, fill, threads, limits)
+                if isinstance(made, DcmarkError):
+                    raise made
+                name, notes = made
                 report.findings += notes
                 report.items += 1
                 files |= set(files_of(volume))
@@ -136,6 +143,25 @@ def _nibabel() -> Any:
 
 
 # One volume -----------------------------------------------------------------------------------------------------------
+
+
+def _tried(
+    folder: Path,
+    quantity: str | None,
+    ras: bool,
+    regular: bool,
+    fill: float | None,
+    threads: int,
+    limits: Limits,
+    unit: tuple[StoredVolume, Mapping[str, Any]],
+) -> tuple[str, list[Finding]] | DcmarkError:
+    """Write one volume, here or in a worker; the error where it cannot be."""
+    try:
+        return _write(folder, *unit, quantity, ras, regular, fill, threads, limits)
+    except StorageError:
+        raise
+    except DcmarkError as error:
+        return error
 
 
 def _write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,13 @@ class Windows:
         self._of_series: dict[str, list[Selected]] = {}
         for one in chosen:
             self._of_series.setdefault(_series(one), []).append(one)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = Lock()
 
     def of(self, one: Frame, selected: Selected) -> AnyWindow | str | None:
         """The window; None where the frame has colours, or is alone in its series."""
