@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Extras to install: make test EXTRAS=all,train runs the tests of training too (PyTorch is large).
 EXTRAS ?= all
 
-.PHONY: demo test lint fix bench test-faults clean
+.PHONY: demo test page lint fix bench test-faults clean
 
 demo: $(READY)           ## the whole way on sample files, offline, in two minutes
 	$(BIN)/dcmark demo --out demo
@@ -34,6 +34,9 @@ fix: $(READY)            ## repair style where a machine can
 bench: $(READY)          ## speed beside peers, into docs/benchmarks.md
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python -m benchmarks
+
+page:                    ## the page, from frontend/ into src/dcmark/web/static; needs Node 20.19 or newer
+	cd frontend && npm ci --no-audit --no-fund && npm test && npm run build
 
 clean:
 	rm -rf $(VENV) demo dist
