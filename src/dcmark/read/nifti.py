@@ -20,7 +20,8 @@ from dcmark.read.base import Instance
 
 HEADER_BYTES = {1: 348, 2: 540}
 _GZIP = b"\x1f\x8b"
-_MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
+_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+"""Length of a unit in mm by the lowest three bits of xyzt_units; 0 states none."""
 _RGB = {"|V3": 3, "|V4": 4}
 
 
@@ -170,7 +171,10 @@ def _affine(header: Any, kind: str) -> tuple[AffineLps | None, list[Finding]]:
     findings: list[Finding] = []
     scale = 1.0
     if kind == "nifti":
-        scale = _MM.get(header.get_xyzt_units()[0], 1.0)
+        unit = int(header["xyzt_units"]) & 7
+        scale = _MM.get(unit, 1.0)
+        if unit not in _MM:
+            findings.append(Finding("warning", "units", f"the header's unit of length, {unit}, is none", "taken as mm"))
         stated = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     else:
         stated = False
