@@ -175,13 +175,14 @@ class View:
         return replace(self, part=part)
 
 
-def load_view(place: Path) -> View:
+def load_view(place: Path | str) -> View:
     """A view from its JSON file, or from the ``view.json`` beside exported data.
 
     Raises:
         SourceError: there is none to be read.
         UsageError: it is none.
     """
+    place = Path(place)
     try:
         if place.stat().st_size > LONGEST_JSON:
             raise SourceError(f"expected a view of at most {LONGEST_JSON} bytes at {place}; found a larger file")
