@@ -12,11 +12,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import machine, rows_archive, rows_deid, rows_scale, rows_start, rows_views, rows_volumes, series
+from benchmarks import (
+    machine,
+    rows_annotate,
+    rows_archive,
+    rows_deid,
+    rows_scale,
+    rows_start,
+    rows_views,
+    rows_volumes,
+    series,
+)
 from benchmarks.table import SECTIONS, Row, Setting, markdown
 
 __all__ = [
     "main",
+    "rows_annotate",
     "rows_archive",
     "rows_deid",
     "rows_scale",
