@@ -97,3 +97,27 @@ def test_torchio_takes_volumes(patients):
     affine = np.diag([-1, -1, 1, 1]) @ item["affine"].numpy()
     image = tio.ScalarImage(tensor=item["image"], affine=affine)
     assert image.spacing == pytest.approx((2.0, 0.8, 0.6), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_a_fork_never_touches_lance(patients):
+    """It would crash or hang there now and then; the data sets read elsewhere, and everything else says so."""
+    if "fork" not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip("fork is not of this system")
+    import os
+
+    from dcmark.errors import UsageError
+
+    frames, volumes = Frames(patients, VIEW), Volumes(patients, "slices = 4", "hu")
+    expected, whole = frames[7][0], volumes[1]["image"]
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            same = torch.equal(frames[7][0], expected) and torch.equal(volumes[1]["image"], whole)
+            with pytest.raises(UsageError, match="forkserver"):
+                patients.count("files")
+            code = 0 if same else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -35,7 +35,7 @@ from dcmark.archive.schema import (
     TABLES,
     row_check,
 )
-from dcmark.errors import DamageError, FormatVersionError, OutputExistsError, StorageError
+from dcmark.errors import DamageError, FormatVersionError, OutputExistsError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,7 +114,9 @@ class Archive:
 
         Raises:
             DamageError: the table is there but cannot be opened.
+            UsageError: in a process that was forked from one that uses Lance.
         """
+        _not_forked()
         if name not in self._tables:
             place = self.path / f"{name}.lance"
             if not place.is_dir():
@@ -550,3 +552,19 @@ def layout_of_row(row: dict[str, Any]) -> PixelLayout | None:
     if not row.get("number"):
         return None
     return layout_from({k: v for k, v in row.items() if v is not None}, row["number"], bool(row["big_endian"]))
+
+
+_process = 0
+"""Which one uses Lance; a fork of it inherits the number and is another."""
+
+
+def _not_forked() -> None:
+    """Lance hangs or crashes, now and then, in a process forked from one that uses it: say so instead."""
+    global _process  # noqa: PLW0603  it is the process that has one
+    if _process != os.getpid():
+        if _process:
+            raise UsageError(
+                "expected a process that was started anew; found one that was forked after an archive was used, where "
+                "Lance cannot work; use the start method spawn or forkserver"
+            )
+        _process = os.getpid()
