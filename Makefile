@@ -19,7 +19,7 @@ test: $(READY)           ## the default test suite
 	$(BIN)/python -m pytest
 
 test-faults: $(READY)    ## the long fault tests: kills, full disks, mutated files, flipped bytes
-	$(BIN)/python -m pytest -m "long" tests/faults tests/scale
+	$(BIN)/python -m pytest -m "long" tests/faults tests/scale tests/deid tests/arrival
 
 lint: $(READY)           ## style, types, layers
 	$(BIN)/ruff check .

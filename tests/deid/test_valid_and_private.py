@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dcmark.deid.apply import is_dicom
 from dcmark.deid.mapping import Identities
 from dcmark.deid.profile import Profile, load_profile
 from dcmark.deid.rewrite import deidentify
@@ -23,6 +24,7 @@ from dcmark.errors import HeldBackError
 KEY = bytes(range(32))
 VALIDATOR = shutil.which("dciodvfy")
 CREATOR = "SAFE CREATOR"
+PROFILES = ("basic", "basic+dates-modified+patient+descriptors+device+institution+structured+graphics")
 
 
 def _clean(data: bytes, profile: Profile) -> bytes:
@@ -41,24 +43,40 @@ def _errors(data: bytes, place: Path) -> set[str]:
 
 
 @pytest.mark.skipif(VALIDATOR is None, reason="needs dciodvfy of Debian's dicom3tools")
-@pytest.mark.parametrize("name", ["basic", "basic+dates-modified+patient+descriptors+device+institution"])
+@pytest.mark.parametrize("name", PROFILES)
 def test_no_new_errors_of_validity(name: str, tmp_path: Path) -> None:
-    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    files = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm"))
+    looked, worse = _new_errors([file for file in files if file.stat().st_size <= 1 << 20], name, tmp_path)
+    assert looked > 40
+    assert worse == {}
+
+
+@pytest.mark.long
+@pytest.mark.corpus
+@pytest.mark.skipif(VALIDATOR is None, reason="needs dciodvfy of Debian's dicom3tools")
+@pytest.mark.parametrize("name", [*PROFILES, "basic+dates-full+uids"])
+def test_no_new_errors_of_validity_in_the_corpus(name: str, corpus: Path, tmp_path: Path) -> None:
+    looked, worse = _new_errors([file for file in sorted(corpus.rglob("*")) if file.is_file()], name, tmp_path)
+    assert looked > 600
+    assert worse == {}
+
+
+def _new_errors(files: list[Path], name: str, folder: Path) -> tuple[int, dict[str, list[str]]]:
+    """Files looked at, and what the validator says of clean files and not of their originals."""
     profile, looked, worse = load_profile(name), 0, {}
-    for file in sorted(folder.glob("*.dcm")):
+    for file in files:
         data = file.read_bytes()
-        if len(data) > 1 << 20:
+        if not is_dicom(memoryview(data)):
             continue
         try:
             clean = _clean(data, profile)
         except HeldBackError:
             continue
         looked += 1
-        new = _errors(clean, tmp_path / "clean.dcm") - _errors(data, tmp_path / "original.dcm")
+        new = _errors(clean, folder / "clean.dcm") - _errors(data, folder / "original.dcm")
         if new:
             worse[file.name] = sorted(new)
-    assert looked > 40
-    assert worse == {}
+    return looked, worse
 
 
 @pytest.mark.parametrize("depth", [1, 3, 6])

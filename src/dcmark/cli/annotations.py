@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcmark.cli import draw
+from dcmark.cli.deidentify import KeyFile, secret
 from dcmark.cli.engines import spread
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet
 
@@ -95,6 +96,10 @@ def export(
     by: Annotated[list[str] | None, typer.Option(help="Only those of these authors.")] = None,
     at: Annotated[str | None, typer.Option(help="As they were after an event, or at a time.")] = None,
     view: View = None,
+    vault: Annotated[
+        Path | None, typer.Option(help="Of a de-identified archive: write them on the original identities.")
+    ] = None,
+    key_file: KeyFile = None,
     option: Options = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -103,7 +108,10 @@ def export(
     import dcmark
     from dcmark.annotate.exchange import export_annotations
     from dcmark.annotate.log import Log
+    from dcmark.errors import UsageError
 
+    if vault is not None and view is not None:
+        raise UsageError("expected --vault or --view, found both; pictures of de-identified images have no originals")
     opened = dcmark.open_archive(archive)
     chosen = list(Log(opened).state(at).annotations())
     if where is not None:
@@ -115,9 +123,18 @@ def export(
         chosen = [one for one in chosen if one.label.name in label]
     if by:
         chosen = [one for one in chosen if one.author in by]
-    report = export_annotations(
-        opened, format, out, annotations=chosen, view=view, options=_pairs(option), overwrite=overwrite
-    )
+    if vault is not None:
+        from dcmark.deid.vault import Vault
+        from dcmark.originals import export_on_originals
+
+        with Vault.open(vault, secret(key_file, new=False)) as found:
+            report = export_on_originals(
+                opened, found, format, out, annotations=chosen, options=_pairs(option), overwrite=overwrite
+            )
+    else:
+        report = export_annotations(
+            opened, format, out, annotations=chosen, view=view, options=_pairs(option), overwrite=overwrite
+        )
     if json:
         draw.as_json({**_plain(report), "findings": [one.as_dict() for one in report.findings]})
     else:

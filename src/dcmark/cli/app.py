@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from dcmark.cli import draw, export, scale, web
+from dcmark.cli import arrival, draw, export, scale, web
 from dcmark.cli import train as train_commands
 from dcmark.cli import volumes as volume_commands
 from dcmark.cli.annotations import app as annotation_commands
 from dcmark.cli.annotations import write_beside
-from dcmark.cli.deidentify import KeyFile, VaultPath, deidentifier, deidentify, reidentify
+from dcmark.cli.deidentify import KeepHeldBack, KeyFile, VaultPath, deidentifier, deidentify, reidentify
 from dcmark.cli.demo import demo
 from dcmark.cli.engines import spread
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
@@ -51,8 +51,11 @@ def _root(
 @spread
 def ingest(
     sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="SRC... ARCHIVE", help="Folders, files, zip, tar, 7z; the archive last."),
+        list[str],
+        typer.Argument(
+            metavar="SRC... ARCHIVE",
+            help="Folders, files, zip, tar, 7z, dicomweb+https://HOST/PATH; the archive last.",
+        ),
     ],
     layout: Annotated[
         str | None,
@@ -69,8 +72,11 @@ def ingest(
     ] = None,
     vault: VaultPath = None,
     key_file: KeyFile = None,
+    keep_held_back: KeepHeldBack = False,
     inventory: scale.InventoryFile = None,
     shard: scale.Shard = None,
+    watch: arrival.Watch = False,
+    quiet_for: arrival.QuietFor = 5.0,
     threads: Threads = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -84,10 +90,12 @@ def ingest(
         raise UsageError("expected --inventory instead of sources and --layout: dcmark ingest ARCHIVE --inventory FILE")
     if shard is not None and inventory is None:
         raise UsageError("expected --shard with --inventory FILE; make one with: dcmark inventory SRC... FILE")
+    if watch and inventory is not None:
+        raise UsageError("expected folders with --watch, found --inventory")
     if not places and inventory is None:
         raise UsageError("expected at least one source and an archive, found one path: dcmark ingest SRC... ARCHIVE")
     for place in places:
-        if not os.path.exists(place):  # noqa: PTH110  never raises, as Path.exists does where a folder is closed
+        if "://" not in place and not os.path.exists(place):  # noqa: PTH110  never raises, as Path.exists does where a folder is closed
             from dcmark.errors import SourceError
 
             raise SourceError(f"expected a folder or file at {place}, found nothing; check the path")
@@ -95,20 +103,22 @@ def ingest(
     if profile is not None:
         from dcmark.deid.profile import load_profile
 
-        cleaner = deidentifier(load_profile(profile), vault, key_file)
+        scale.one_process(vault, shard)
+        cleaner = deidentifier(load_profile(profile), vault, key_file, keep_held_back=keep_held_back)
     archive = dcmark.open_archive(target, create=True)
+    options = {
+        "threads": threads, "layout": layout, "containers": containers, "rehash": rehash, "deidentifier": cleaner,
+        "progress": draw.progress(quiet),
+    }  # fmt: skip
     try:
-        report = scale.ingest_any(
-            scale.shard_sources(inventory, shard) if inventory is not None else [*places],
-            archive,
-            inventory if shard is None else None,
-            threads=threads,
-            layout=layout,
-            containers=containers,
-            rehash=rehash,
-            deidentifier=cleaner,
-            progress=draw.progress(quiet),
-        )
+        if watch:
+            report = arrival.watch_folders(places, archive, quiet_for, **options)
+        else:
+            known = None if rehash else archive
+            named = [arrival.source_of(place, known) for place in places]
+            found = scale.shard_sources(inventory, shard) if inventory is not None else named
+            report = scale.ingest_any(found, archive, inventory if shard is None else None, **options)
+            report.unchanged += sum(getattr(one, "skipped", 0) for one in named)
     finally:
         if cleaner is not None and cleaner.vault is not None:
             cleaner.vault.close()
@@ -370,6 +380,7 @@ app.add_typer(annotation_commands, name="annotations")
 app.command()(spread(deidentify))
 app.command()(reidentify)
 scale.register(app)
+arrival.register(app)
 web.register(app)
 train_commands.register(app)
 

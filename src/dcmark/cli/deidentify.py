@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dcmark.cli import draw
-from dcmark.cli.options import ArchivePath, Json, Quiet, Where
+from dcmark.cli.options import Json, Quiet, Where
 
 if TYPE_CHECKING:
+    from dcmark.archive.source import ArchiveSource
     from dcmark.deid.apply import Deidentifier
     from dcmark.deid.profile import Profile
     from dcmark.deid.vault import Secret, Vault
 
 PASSPHRASE = "DCMARK_VAULT_PASSPHRASE"  # noqa: S105  the name of a variable
+KEY_PASSWORD = "DCMARK_KEY_PASSWORD"  # noqa: S105  the name of a variable
 
 ProfileName = Annotated[
     str, typer.Option("--profile", help="basic, basic+OPTION+..., or a file NAME.toml; see --explain.")
@@ -26,6 +28,9 @@ VaultPath = Annotated[
 KeyFile = Annotated[
     Path | None,
     typer.Option("--key-file", help=f"32 secret bytes, made where there are none; else {PASSPHRASE} or a prompt."),
+]
+KeepHeldBack = Annotated[
+    bool, typer.Option("--keep-held-back", help="Put files that are held back into the vault, whole.")
 ]
 
 
@@ -38,6 +43,14 @@ def deidentify(
     vault: VaultPath = None,
     key_file: KeyFile = None,
     layout: Annotated[str | None, typer.Option(help="Folder pattern, as for ingest.")] = None,
+    keep_held_back: KeepHeldBack = False,
+    recipient: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="CERT.pem",
+            help="Put what is taken out into each file, encrypted for this certificate; may be repeated.",
+        ),
+    ] = None,
     log: Annotated[
         Path | None, typer.Option(help="Write what was done to each file: attribute, action, no value.")
     ] = None,
@@ -49,6 +62,7 @@ def deidentify(
     json: Json = False,
 ) -> int:
     """Write clean copies of DICOM files by the standard's profile; what cannot be made clean is held back."""
+    from dcmark import engine as engines
     from dcmark.deid.folders import deidentify_folders
     from dcmark.deid.profile import load_profile
     from dcmark.errors import UsageError
@@ -64,26 +78,44 @@ def deidentify(
     if len(paths) < 2:
         raise UsageError("expected at least one source and a new folder: dcmark deidentify SRC... OUT")
     *sources, out = paths
-    tool = deidentifier(chosen, vault, key_file)
+    if any(_opened(place) for place in sources):
+        raise UsageError(
+            "expected folders, files, zip, tar or 7z, found an archive; restore it first, or ingest with --deidentify "
+            "what it was made of"
+        )
+    if engines.current() is not None and "{hash}" not in chosen.patient:
+        raise UsageError(
+            "expected one process where pseudonyms count, for one has to count them; found --workers, --scheduler or "
+            "--engine: leave them out, or use {hash} in the profile's pattern"
+        )
+    tool = deidentifier(chosen, vault, key_file, keep_held_back=keep_held_back)
+    if recipient:
+        from dcmark.deid.encrypted import read_recipients
+
+        tool.recipients = read_recipients(recipient)
     try:
         report = deidentify_folders(sources, out, tool, layout=layout, log=log, progress=draw.progress(quiet))
     finally:
         if tool.vault is not None:
             tool.vault.close()
     if json:
-        found = {"files": report.files, "held_back": report.held_back, "actions": dict(report.actions)}
-        draw.as_json({**found, "findings": [finding.as_dict() for finding in report.findings]})
+        found = {"files": report.files, "held_back": report.held_back, "renamed": report.renamed}
+        findings = [finding.as_dict() for finding in report.findings]
+        draw.as_json({**found, "actions": dict(report.actions), "findings": findings})
     else:
         for finding in report.findings:
             draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
-        draw.line(f"{report.files} files written, {report.held_back} held back; {draw.counts(dict(report.actions))}")
+        draw.line(
+            f"{report.files} files written, {report.held_back} held back, {report.renamed} under other names; "
+            f"{draw.counts(dict(report.actions))}"
+        )
     return draw.NEEDS_A_LOOK if report.held_back else 0
 
 
 def _check(paths: list[Path], profile: Profile, *, json: bool, quiet: bool) -> int:
     from dcmark.deid.check import check_sources
 
-    report = check_sources(paths, profile, progress=draw.progress(quiet))
+    report = check_sources([_opened(path) or path for path in paths], profile, progress=draw.progress(quiet))
     if json:
         draw.as_json(report.as_dict())
     else:
@@ -99,28 +131,76 @@ def _check(paths: list[Path], profile: Profile, *, json: bool, quiet: bool) -> i
 
 
 def reidentify(
-    archive: ArchivePath,
-    vault: Annotated[Path, typer.Argument(metavar="VAULT")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CLEAN... VAULT OUT",
+            help="An archive, or folders, files, zip, tar, 7z of clean files; the vault; an empty or new folder.",
+        ),
+    ],
     key_file: KeyFile = None,
+    private_key: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY.pem", help="Without VAULT: attributes encrypted in the files themselves."),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="CERT.pem", help="Of the private key, where its file does not hold it.")
+    ] = None,
     where: Where = None,
     quiet: Quiet = False,
 ) -> int:
-    """Write the originals of a de-identified archive back, byte for byte, for who holds the key."""
-    import dcmark
+    """Write the originals back, byte for byte, for who holds the key."""
+    from dcmark.errors import UsageError
+
+    if private_key is not None:
+        return _decrypt(paths, private_key, certificate, quiet=quiet)
+    if len(paths) < 3:
+        raise UsageError("expected an archive or clean files, a vault and a new folder: dcmark reidentify A VAULT OUT")
     from dcmark.deid.vault import Vault
     from dcmark.reidentification import reidentify as run
 
-    opened = dcmark.open_archive(archive)
+    *clean, vault, out = paths
+    source = _opened(clean[0]) if len(clean) == 1 else None
     with Vault.open(vault, secret(key_file, new=False)) as found:
-        report = run(opened, found, out, where=where, progress=draw.progress(quiet))
+        report = run(
+            clean if source is None else source.archive, found, out, where=where, progress=draw.progress(quiet)
+        )
     for finding in report.findings:
         draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
     draw.line(f"{report.files} originals written, {report.damaged} damaged")
     return 4 if report.damaged else 0
 
 
-def deidentifier(profile: Profile, vault: Path | None, key_file: Path | None) -> Deidentifier:
+def _decrypt(paths: list[Path], private_key: Path, certificate: Path | None, *, quiet: bool) -> int:
+    import os
+
+    from dcmark.deid.encrypted import decrypt_folders, read_private_key
+    from dcmark.errors import UsageError
+
+    if len(paths) < 2:
+        raise UsageError("expected clean files and a new folder: dcmark reidentify SRC... OUT --private-key KEY.pem")
+    *sources, out = paths
+    key = read_private_key(private_key, certificate, os.environ.get(KEY_PASSWORD))
+    report = decrypt_folders([_opened(one) or one for one in sources], out, key, progress=draw.progress(quiet))
+    for finding in report.findings:
+        draw.line(f"{finding.level}\t{finding.code}\t{finding.path}\t{finding.message}")
+    draw.line(f"{report.files} files written with their original attributes, {report.held_back} held back")
+    return draw.NEEDS_A_LOOK if report.held_back else 0
+
+
+def _opened(place: Path) -> ArchiveSource | None:
+    """The files of an archive; None where the place is something else."""
+    if not (place / "archive.json").is_file():
+        return None
+    import dcmark
+    from dcmark.archive.source import ArchiveSource
+
+    return ArchiveSource(dcmark.open_archive(place))
+
+
+def deidentifier(
+    profile: Profile, vault: Path | None, key_file: Path | None, *, keep_held_back: bool = False
+) -> Deidentifier:
     """What applies the policy, with its secrets from where the user says."""
     from dcmark.deid.apply import Deidentifier
 
@@ -132,8 +212,8 @@ def deidentifier(profile: Profile, vault: Path | None, key_file: Path | None) ->
                 "expected --vault FILE (leads back to the originals) or --key-file FILE (the same names every time, "
                 "no way back); found neither"
             )
-        return Deidentifier(profile, secret(key_file, new=True).key)
-    return Deidentifier(profile, vault=open_vault(vault, key_file))
+        return Deidentifier(profile, secret(key_file, new=True).key, keep_held_back=keep_held_back)
+    return Deidentifier(profile, vault=open_vault(vault, key_file), keep_held_back=keep_held_back)
 
 
 def open_vault(path: Path, key_file: Path | None) -> Vault:

@@ -71,6 +71,24 @@ def shard_sources(place: Path, shard: str | None) -> list[Any]:
     return list(read_inventory(place).shard(int(found[1]), int(found[2])))
 
 
+def one_process(vault: Path | None, shard: str | None) -> None:
+    """Ingest with a vault is the work of one process; said before a vault or a key is made.
+
+    Raises:
+        UsageError: there are to be several.
+    """
+    from dcmark import engine as engines
+    from dcmark.errors import UsageError
+
+    if vault is None or (engines.current() is None and shard is None):
+        return
+    raise UsageError(
+        "expected one process where there is a --vault, found --workers, --scheduler, --engine or --shard: a vault has "
+        "one writer, counts the patients, and holds the key that makes names the same everywhere. Leave them out; or "
+        "give --key-file FILE alone, which needs no vault and leads nowhere back; or deidentify to a folder first"
+    )
+
+
 def ingest_any(sources: list[Any], archive: Archive, inventoried: Path | None, **options: Any) -> IngestReport:
     """``dcmark.ingest``, or its like on the engine in force."""
     import dcmark
@@ -79,16 +97,9 @@ def ingest_any(sources: list[Any], archive: Archive, inventoried: Path | None, *
     engine = engines.current()
     if engine is None:
         return dcmark.ingest(sources, archive, **options)
-    from dcmark.errors import UsageError
     from dcmark.inventory import read_inventory
     from dcmark.sharded import ingest_sharded
 
-    cleaner = options["deidentifier"]
-    if cleaner is not None and cleaner.vault is not None:
-        raise UsageError(
-            "expected --key-file without --vault where several workers de-identify, for a vault has one writer; "
-            "or ingest shards of an inventory, each with a vault of its own"
-        )
     known = read_inventory(inventoried) if inventoried is not None else None
     return ingest_sharded(sources, archive, engine, inventory=known, **{**options, "threads": options["threads"] or 1})
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dcmark.config import LIMITS, Limits
-from dcmark.deid.mapping import Identities
+from dcmark.deid.mapping import FILE_ID_PART, Identities
 from dcmark.deid.profile import Profile
 from dcmark.deid.rewrite import Change, Clean, Copy, deidentify
-from dcmark.deid.vault import FileRecord
+from dcmark.deid.vault import HELD_BACK, FileRecord
 from dcmark.errors import HeldBackError, UsageError
 from dcmark.read.elements import sniff_encoding
 
 if TYPE_CHECKING:
+    from dcmark.deid.encrypted import Recipients
     from dcmark.deid.vault import Vault
 
 NAMES_KEPT = re.compile(r"^(DICOMDIR|[0-9]{1,6}|[a-z]{0,4}[0-9]{1,5})(\.dcm|\.ima)?$", re.IGNORECASE)
@@ -52,14 +54,26 @@ class Deidentifier:
         profile: the policy.
         key: secret of the mapping, 32 bytes; the vault's own where there is one.
         vault: gets what leads back, before the clean file is handed on.
+        recipients: those for whom what is taken out travels in the file, encrypted (PS3.15 E.1.1).
+        keep_held_back: put files that are held back into the vault, whole, so that it leads back to every file.
     """
 
     def __init__(
-        self, profile: Profile, key: bytes | None = None, vault: Vault | None = None, limits: Limits = LIMITS
+        self,
+        profile: Profile,
+        key: bytes | None = None,
+        vault: Vault | None = None,
+        limits: Limits = LIMITS,
+        recipients: Recipients | None = None,
+        *,
+        keep_held_back: bool = False,
     ) -> None:
+        if keep_held_back and vault is None:
+            raise UsageError("expected --vault where files that are held back are to be kept; found none")
+        self.keep_held_back = keep_held_back
         if vault is None and key is None:
             raise ValueError("a key or a vault is needed")
-        self.profile, self.vault, self.limits = profile, vault, limits
+        self.profile, self.vault, self.limits, self.recipients = profile, vault, limits, recipients
         self._lock = threading.Lock()
         self.identities = Identities(
             key if key is not None else vault.key if vault is not None else b"",
@@ -71,28 +85,57 @@ class Deidentifier:
         """To another process; without a vault, which has one writer."""
         if self.vault is not None:
             raise TypeError("a de-identifier with a vault stays in its process")
-        return Deidentifier, (self.profile, self.key, None, self.limits)
+        return Deidentifier, (self.profile, self.key, None, self.limits, self.recipients)
 
     def _number(self, digest: bytes) -> int:
         assert self.vault is not None
         with self._lock:
             return self.vault.number(digest)
 
-    def file(self, data: memoryview, path: str, patient_folder: str = "") -> CleanFile:
+    def file(
+        self, data: memoryview, path: str, patient_folder: str = "", folder_of: Callable[[str], str] | None = None
+    ) -> CleanFile:
         """A file under the policy.
 
         Args:
             data: the whole file.
             path: in its source, ``/`` between names.
             patient_folder: which of those names is the patient's; empty where that is not known.
+            folder_of: the same of another file of the source, by its path: a DICOMDIR names others.
 
         Raises:
             HeldBackError: it is not passed on; the message says why.
             StorageError: the vault cannot be written.
         """
+        try:
+            return self._file(data, path, patient_folder, folder_of)
+        except HeldBackError:
+            if self.keep_held_back and self.vault is not None:
+                self._hold(self.vault, data, path)
+            raise
+
+    def _hold(self, vault: Vault, data: memoryview, path: str) -> None:
+        record = FileRecord(HELD_BACK, hashlib.sha256(data).digest(), path, [(-1, len(data))], bytes(data))
+        with self._lock:
+            vault.add(record)
+
+    def _file(
+        self, data: memoryview, path: str, patient_folder: str, folder_of: Callable[[str], str] | None
+    ) -> CleanFile:
         if not is_dicom(data):
             raise HeldBackError("expected a DICOM file; what other formats hold of a person is not known here")
-        made = deidentify(data, self.profile, self.identities, self.limits, patient=patient_folder)
+        directory = _Directory(self, path, folder_of or (lambda _: ""))
+        made = deidentify(
+            data,
+            self.profile,
+            self.identities,
+            self.limits,
+            patient=patient_folder,
+            file_id=directory.file_id,
+            seal=None if self.recipients is None else self.recipients.seal,
+        )
+        name = self.name(path, patient_folder, made.patient)
+        directory.check(name)
         clean = b"".join(made.chunks())
         record = FileRecord(
             hashlib.sha256(clean).digest(), hashlib.sha256(data).digest(), path, *_way_back(made, data, clean)
@@ -100,7 +143,7 @@ class Deidentifier:
         if self.vault is not None:
             with self._lock:
                 self.vault.add(record)
-        return CleanFile(clean, self.name(path, patient_folder, made.patient), made.changes, record)
+        return CleanFile(clean, name, [*made.changes, *_renamed(path, name, patient_folder)], record)
 
     @property
     def key(self) -> bytes:
@@ -109,6 +152,8 @@ class Deidentifier:
         Raises:
             UsageError: pseudonyms count, which only the one who writes the vault can do.
         """
+        if self.keep_held_back:
+            raise UsageError("expected one process where files that are held back go into the vault, found several")
         if self.identities.counts:
             raise UsageError(
                 "expected pseudonyms made from the key where several workers de-identify, found ones that count; use "
@@ -145,6 +190,54 @@ class Deidentifier:
         told = {patient_folder: pseudonym} if patient_folder and pseudonym else {}
         kept = {folder: folder for folder in self.profile.folders}
         return "/".join([*((told | kept).get(folder) or self.identities.token(folder) for folder in folders), name])
+
+
+def _renamed(path: str, name: str, patient_folder: str) -> list[Change]:
+    """What was done to the names of folders, from the top, and to the file's. Never the names."""
+    old, new = path.split("/"), name.split("/")
+    changes = []
+    for number, (before, after) in enumerate(zip(old, new, strict=True)):
+        last = number == len(old) - 1
+        action = "keep" if before == after else "pseudonym" if before == patient_folder and not last else "token"
+        if action != "keep":
+            changes.append(Change("file name" if last else f"folder[{number}]", action))
+    return changes
+
+
+class _Directory:
+    """New File IDs for a DICOMDIR: the names that the files it points at get (PS3.10 8.5)."""
+
+    def __init__(self, deidentifier: Deidentifier, path: str, folder_of: Callable[[str], str]) -> None:
+        self._deidentifier, self._folder_of = deidentifier, folder_of
+        self._above = path.split("/")[:-1]
+        self._beside: set[tuple[str, ...]] = set()
+
+    def file_id(self, old: list[str], pseudonym: str) -> list[str]:
+        """New components for old ones.
+
+        Raises:
+            HeldBackError: the new names fit no DICOMDIR.
+        """
+        if any("/" in part or part in ("", ".", "..") for part in old):
+            raise HeldBackError("expected names of files below a DICOMDIR in it, found something else")
+        path = "/".join([*self._above, *old])
+        new = self._deidentifier.name(path, self._folder_of(path), pseudonym).split("/")
+        self._beside.add(tuple(new[: len(self._above)]))
+        found = new[len(self._above) :]
+        if any(FILE_ID_PART.fullmatch(a) and not FILE_ID_PART.fullmatch(b) for a, b in zip(old, found, strict=True)):
+            raise HeldBackError(
+                "expected new names that a DICOMDIR can hold (up to eight of A-Z, 0-9 and _); pseudonyms such as "
+                "S{0001} would do; make a new DICOMDIR for the clean files"
+            )
+        return found
+
+    def check(self, name: str) -> None:
+        """Raises HeldBackError where files it points at do not lie beside it any more."""
+        if self._beside - {tuple(name.split("/")[:-1])}:
+            raise HeldBackError(
+                "expected the files of a DICOMDIR below its folder; their folders have other names now; make a new "
+                "DICOMDIR for the clean files"
+            )
 
 
 def _way_back(made: Clean, data: memoryview, clean: bytes) -> tuple[list[tuple[int, int]], bytes]:

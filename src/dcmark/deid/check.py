@@ -17,11 +17,13 @@ from dcmark.deid.rewrite import deidentify
 from dcmark.errors import DcmarkError, HeldBackError
 from dcmark.findings import Finding
 from dcmark.progress import NoProgress, Progress
-from dcmark.read.base import Item
+from dcmark.read.base import Item, Source
 from dcmark.read.containers import load, open_source
 
 _KEY = bytes(KEY_BYTES)
 _LOOKALIKES = frozenset({f"{PATIENT_ID:08X}", f"{PATIENT_NAME:08X}"})
+_ENCRYPTED = "04000500"
+"""Encrypted Attributes Sequence: says nothing to who lacks the key (PS3.15 E.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def left(data: memoryview, profile: Profile, limits: Limits = LIMITS) -> Iterato
     made = deidentify(data, profile, Identities(_KEY), limits)
     removed = _says_removed(bytes(made.body[: min(len(made.body), 1 << 20)]))
     for change in made.changes:
-        if change.action == "add":
+        if change.action == "add" or change.path.startswith(_ENCRYPTED):
             continue
         lookalike = change.action in ("uid", "shift") or change.path.rsplit(".", 1)[-1] in _LOOKALIKES
         yield Left(change.path, change.action, not (removed and lookalike))
@@ -88,13 +90,13 @@ class CheckReport:
 
 
 def check_sources(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Sequence[str | os.PathLike[str] | Source],
     profile: Profile,
     *,
     progress: Progress | None = None,
     limits: Limits = LIMITS,
 ) -> CheckReport:
-    """What a policy would still change in the files of folders, zip, tar or 7z.
+    """What a policy would still change in the files of folders, zip, tar or 7z, or of sources that are open.
 
     Raises:
         SourceError: a source is not there.
@@ -103,7 +105,11 @@ def check_sources(
     progress = progress or NoProgress()
     progress.start("check", None)
     try:
-        for source in [open_source(place, containers="open", limits=limits) for place in sources]:
+        opened: list[Source] = [
+            open_source(one, containers="open", limits=limits) if isinstance(one, str | os.PathLike) else one
+            for one in sources
+        ]
+        for source in opened:
             for item in source.items():
                 if isinstance(item, Finding):
                     report.unread += item.level == "error"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dcmark.config import LIMITS, Limits
 from dcmark.deid.apply import CleanFile, Deidentifier
+from dcmark.deid.encrypted import Recipients
 from dcmark.deid.profile import Profile
 from dcmark.engine import current
 from dcmark.errors import DcmarkError, HeldBackError, OutputExistsError, StorageError
@@ -25,8 +26,18 @@ from dcmark.read.sources.files import open_regular
 
 UNIT_FILES, UNIT_BYTES = 64, 32 << 20
 """Files that a worker of an engine is given at once."""
+_NAMES = ("file name", "folder[")
 SYNC_EVERY = 256
 """Clean files between two syncs of the vault; they get their names only after it."""
+
+
+_OF_ONE_SOURCE = Finding(
+    "error",
+    HeldBackError.code,
+    "expected one source where there is a DICOMDIR, found several; make a new DICOMDIR for the clean files",
+    "held back",
+    "DICOMDIR",
+)
 
 
 @dataclass(slots=True)
@@ -36,12 +47,14 @@ class DeidentifyReport:
     Attributes:
         files: written.
         held_back: not written; each has a finding.
-        actions: how often each was done to an attribute.
+        renamed: files whose name, or the name of a folder above, became another.
+        actions: how often each was done to an attribute, or to a name.
         findings: why files were held back.
     """
 
     files: int = 0
     held_back: int = 0
+    renamed: int = 0
     actions: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
 
@@ -62,7 +75,8 @@ def deidentify_folders(
         sources: folders, files, zip, tar, 7z.
         out: an empty or new folder.
         layout: as for ``ingest``: which folder is the patient's.
-        log: a JSON line a file: clean name, then attribute and action for each change, never a value.
+        log: a JSON line a file: clean name, then attribute and action for each change, never a value; ``file name``
+            and ``folder[n]``, counted from the top, for names.
 
     Raises:
         OutputExistsError: something stands where the output should go.
@@ -71,7 +85,10 @@ def deidentify_folders(
     """
     place = Path(out)
     if place.is_file() or (place.is_dir() and any(place.iterdir())):
-        raise OutputExistsError(f"expected an empty or new folder at {place}; found files; choose another")
+        raise OutputExistsError(
+            f"expected an empty or new folder at {place}; found files; choose another, or remove it where a run was "
+            "interrupted"
+        )
     report = DeidentifyReport()
     progress = progress or NoProgress()
     opened = [open_source(source, containers="open", limits=limits) for source in sources]
@@ -85,10 +102,13 @@ def deidentify_folders(
                 for made, size in _made(source, deidentifier, folders, limits):
                     if isinstance(made, Finding):
                         _hold(report, made)
+                    elif len(opened) > 1 and made.path.rpartition("/")[2] == "DICOMDIR":
+                        _hold(report, _OF_ONE_SOURCE)  # files of several sources may have come under one name
                     else:
                         writer.write(made)
                         report.files += 1
                         report.actions.update(change.action for change in made.changes)
+                        report.renamed += any(change.path.startswith(_NAMES) for change in made.changes)
                     if size is not None:
                         progress.advance(1, size)
     except OSError as error:
@@ -115,7 +135,7 @@ def _made(source: Source, deidentifier: Deidentifier, layout: layouts.Layout, li
                 yield _one(found, deidentifier, layout, limits), found.size or 0
         return
     # The secret goes to the workers, the vault stays here: it has one writer.
-    work = partial(_unit, deidentifier.profile, deidentifier.key, layout, limits)
+    work = partial(_unit, deidentifier.profile, deidentifier.key, deidentifier.recipients, layout, limits)
     for some in engine.map(work, _units(source, limits)):
         for made, size in some:
             if isinstance(made, CleanFile):
@@ -155,10 +175,15 @@ def _loaded(item: Item, limits: Limits) -> Item | Finding:
 
 
 def _unit(
-    profile: Profile, key: bytes, layout: layouts.Layout, limits: Limits, some: list[Item | Finding]
+    profile: Profile,
+    key: bytes,
+    recipients: Recipients | None,
+    layout: layouts.Layout,
+    limits: Limits,
+    some: list[Item | Finding],
 ) -> list[_Made]:
     """In a worker: some files made clean."""
-    deidentifier = Deidentifier(profile, key, limits=limits)
+    deidentifier = Deidentifier(profile, key, limits=limits, recipients=recipients)
     return [
         (one, None) if isinstance(one, Finding) else (_one(one, deidentifier, layout, limits), one.size or 0)
         for one in some
@@ -174,7 +199,7 @@ def _one(item: Item, deidentifier: Deidentifier, layout: layouts.Layout, limits:
     try:
         with load(item, limits) as buffer:
             patient = layout.place(item.path).patient
-            return deidentifier.file(buffer.data, item.path, patient)
+            return deidentifier.file(buffer.data, item.path, patient, lambda path: layout.place(path).patient)
     except HeldBackError as error:
         return Finding("error", error.code, str(error), "held back", item.path)
     except StorageError:

@@ -15,6 +15,8 @@ STANDARD_ROOT = "1.2.840.10008."
 SHIFT_DAYS = (365, 3650)
 """Days a patient's dates may move back: at least a year, at most ten."""
 KEY_BYTES = 32
+FILE_ID_PART = re.compile("[A-Z0-9_]{1,8}")
+"""A component of a File ID (PS3.10 8.2)."""
 
 
 class Identities:
@@ -83,5 +85,14 @@ class Identities:
         return f"{moved:%Y%m%d}".rjust(8, "0") + rest
 
     def token(self, name: str) -> str:
-        """What stands for a folder's or file's name: ``n`` and ten hexadecimal digits."""
-        return "n" + self._digest("name", name)[:5].hex()
+        """What stands for a folder's or file's name: ``n`` and ten hexadecimal digits.
+
+        Where a DICOMDIR could hold the name, it can hold what stands for it: eight of A-Z and 0-9 (PS3.10 8.5).
+        """
+        if not FILE_ID_PART.fullmatch(name):
+            return "n" + self._digest("name", name)[:5].hex()
+        number, token = int.from_bytes(self._digest("name", name)[:8], "big"), ""
+        for _ in range(7):
+            number, digit = divmod(number, 36)
+            token += "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"[digit]
+        return "N" + token

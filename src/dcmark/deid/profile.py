@@ -49,6 +49,7 @@ _BASIC: Mapping[str, Action] = {
 META_KEPT = frozenset({0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013})
 """File meta information that stays: version, class, instance (another UID), syntax, implementation (PS3.10 7.1)."""
 PATIENT_ID, PATIENT_NAME = 0x00100020, 0x00100010
+FILE_SET_ID, FILE_SET_DESCRIPTOR, FILE_SET_CHARSET = 0x00041130, 0x00041141, 0x00041142
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,23 @@ class Profile:
         """Action by tag; what is not named here stays if the standard knows it and goes if it is private or unknown."""
         found = {int(rule.tag, 16): self._chosen(rule) for rule in rules() if "x" not in rule.tag}
         found[PATIENT_ID] = found[PATIENT_NAME] = "replace"
+        # What the table passes over: names that people give to a set of files (PS3.3 F.3.2.1).
+        found[FILE_SET_ID], found[FILE_SET_DESCRIPTOR], found[FILE_SET_CHARSET] = "empty", "remove", "remove"
         return {**found, **self.own}
 
     @cached_property
     def _repeating(self) -> list[tuple[int, int, Action]]:
-        """(mask, tag, action) of groups that repeat: curves 50xx, overlays 60xx."""
-        return [
-            (int(re.sub("[^x]", "f", r.tag).replace("x", "0"), 16), int(r.tag.replace("x", "0"), 16), self._chosen(r))
-            for r in rules()
-            if "x" in r.tag
-        ]
+        """(mask, tag, action) of groups that repeat: curves 50xx, overlays 60xx.
+
+        What is drawn in them is dots: no text to clean. Under the option for graphics they go too.
+        """
+        found: list[tuple[int, int, Action]] = []
+        for rule in rules():
+            if "x" in rule.tag:
+                action = self._chosen(rule)
+                mask, tag = re.sub("[^x]", "f", rule.tag).replace("x", "0"), rule.tag.replace("x", "0")
+                found.append((int(mask, 16), int(tag, 16), "remove" if action == "clean" else action))
+        return found
 
     def action(self, tag: int) -> Action | None:
         """What becomes of a standard attribute; None: nothing is said about it."""
@@ -111,7 +119,10 @@ class Profile:
     def explain(self) -> list[str]:
         """The policy in words, a line a statement."""
         by_action: dict[Action, list[str]] = {}
-        names = {int(r.tag, 16): r.keyword or r.tag for r in rules() if "x" not in r.tag}
+        names: dict[int, str] = {int(r.tag, 16): r.keyword or r.tag for r in rules() if "x" not in r.tag}
+        names |= {FILE_SET_ID: "FileSetID", FILE_SET_DESCRIPTOR: "FileSetDescriptorFileID"}
+        names[FILE_SET_CHARSET] = "SpecificCharacterSetOfFileSetDescriptorFile"
+        curves, overlays = self.action(0x50000000), self.action(0x60003000)
         for tag, action in self.actions.items():
             by_action.setdefault(action, []).append(names.get(tag, f"{tag:08X}"))
         words = {
@@ -133,6 +144,10 @@ class Profile:
             "Names of folders and files become tokens"
             + (f", but for the folders {', '.join(sorted(self.folders))}" if self.folders else "")
             + "; the patient's folder is called by the pseudonym.",
+            "A DICOMDIR points at the new names, or is held back where a DICOMDIR cannot hold them.",
+            f"Overlays are {_told(overlays)}, curves {_told(curves)}, embedded icons {_told(self.action(0x00880200))}, "
+            f"embedded documents (PDF, CDA) {_told(self.action(0x00420011))}; report content (SR) is "
+            f"{_told(self.action(0x0040A730))}, text and graphics on presentations {_told(self.action(0x00700001))}.",
             "Files that are no DICOM, and DICOM files that cannot be read from end to end, are held back.",
             "File meta information keeps class, transfer syntax and implementation; the rest is removed.",
         ]
@@ -143,6 +158,11 @@ class Profile:
             if keywords:
                 lines.append(f"{len(keywords)} attributes are {words[action]}: {', '.join(keywords)}")
         return lines
+
+
+def _told(action: Action | None) -> str:
+    words = {"remove": "removed", "empty": "emptied", "replace": "replaced by dummies", "clean": "cleaned"}
+    return words.get(action or "keep", "kept")
 
 
 def load_profile(name: str) -> Profile:

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Callable
 
 from dcmark.config import LIMITS, Limits
 from dcmark.deid.mapping import Identities
+from dcmark.deid.pieces import Change, Clean, Copy, Draft, Mark, Offset, joined, size
 from dcmark.deid.profile import META_KEPT, PATIENT_ID, PATIENT_NAME, Action, Profile
+from dcmark.deid.values import IDENTIFYING, dictionary_vr, document, dummy, header, valued
 from dcmark.errors import HeldBackError
 from dcmark.read.dicom import DEFLATED, data_set_encoding, inflate, read_meta
 from dcmark.read.elements import (
     ITEM,
     ITEM_END,
-    LONG_VRS,
     PIXEL_TAGS,
     SEQUENCE_END,
     UNDEFINED,
@@ -35,71 +32,23 @@ from dcmark.read.elements import (
 )
 from dcmark.standard.confidentiality import BASIC, OPTIONS
 
+__all__ = ["Change", "Clean", "Copy", "deidentify", "dictionary_vr", "dummy"]
 
-class Copy(NamedTuple):
-    """A run of the original's bytes."""
-
-    start: int
-    end: int
-
-
-class Mark(NamedTuple):
-    """Where a directory record of a DICOMDIR begins in the original; no bytes."""
-
-    start: int
-
-
-class Offset(NamedTuple):
-    """Four bytes that point at a directory record: its place in the original (PS3.10 8.5, PS3.3 F.3.2.2)."""
-
-    start: int
-    order: str
-
-
-Piece = Copy | bytes
-Draft = Copy | bytes | Mark | Offset
-
-
-class Change(NamedTuple):
-    """What was done to an attribute: its path of tags, as ``00081140[0].00081155``, and the action. Never the value."""
-
-    path: str
-    action: str
-
-
-@dataclass(slots=True)
-class Clean:
-    """A file under a policy.
-
-    Attributes:
-        pieces: of the clean file, in order. Copies point into ``body``.
-        body: the original; of a deflated file its inflated data set behind the file meta information.
-        deflated: where the data set begins that is to be deflated again; 0 where none is.
-        changes: what was done, in the order of the file.
-        patient: pseudonym.
-    """
-
-    pieces: list[Piece]
-    body: memoryview
-    deflated: int = 0
-    changes: list[Change] = field(default_factory=list)
-    patient: str = ""
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """The bytes of the clean file."""
-        plain = (piece if isinstance(piece, bytes) else self.body[piece.start : piece.end] for piece in self.pieces)
-        if not self.deflated:
-            yield from plain
-            return
-        whole = b"".join(plain)
-        packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-        packed = packer.compress(whole[self.deflated :]) + packer.flush()
-        yield whole[: self.deflated]
-        yield packed + b"\0" * (len(packed) % 2)
+Seal = Callable[[bytes, str], tuple[bytes, str]]
+"""Encrypts a data set in a transfer syntax; gives that and the transfer syntax that it is in now."""
+FileId = Callable[[list[str], str], list[str]]
+"""Old components of a File ID and a pseudonym to new components."""
 
 
 def deidentify(
-    data: memoryview, profile: Profile, identities: Identities, limits: Limits = LIMITS, *, patient: str = ""
+    data: memoryview,
+    profile: Profile,
+    identities: Identities,
+    limits: Limits = LIMITS,
+    *,
+    patient: str = "",
+    file_id: FileId | None = None,
+    seal: Seal | None = None,
 ) -> Clean:
     """A DICOM file under a policy.
 
@@ -108,6 +57,9 @@ def deidentify(
         profile: the policy.
         identities: new UIDs, pseudonyms, date shifts.
         patient: who it is where the file says neither Patient ID nor name; his folder, say.
+        file_id: the new File ID of a file that a DICOMDIR points at (PS3.3 F.3.2.2.1), from its old one and the
+            pseudonym of the patient; None: File IDs stay.
+        seal: encrypts; what the policy takes away then goes into the Encrypted Attributes Sequence (PS3.15 E.1.1).
 
     Raises:
         HeldBackError: the file cannot be read as elements from end to end, so that what it holds is not known.
@@ -123,54 +75,13 @@ def deidentify(
     try:
         patient = _patient(body, start, encoding, limits) or patient
         run = _Run(body, profile, identities, patient, limits)
+        run.file_id, run.seal = file_id, seal
         head = run.meta(start)
         pieces = head + run.data_set(start, len(body), encoding)
     except MalformedError as error:
         raise HeldBackError(f"expected elements from end to end; {error.message}") from error
-    deflated = sum(map(_size, head)) if meta.syntax == DEFLATED else 0
-    return Clean(_final(pieces), body, deflated, run.changes, run.pseudonym)
-
-
-def _size(piece: Draft) -> int:
-    match piece:
-        case bytes():
-            return len(piece)
-        case Copy():
-            return piece.end - piece.start
-        case Offset():
-            return 4
-        case Mark():
-            return 0
-
-
-def _final(drafts: list[Draft]) -> list[Piece]:
-    """Directory records found again, and neighbouring pieces of one kind joined."""
-    moved: dict[int, int] = {}
-    at = 0
-    for draft in drafts:
-        if isinstance(draft, Mark):
-            moved[draft.start] = at
-        at += _size(draft)
-    merged: list[Piece] = []
-    for draft in drafts:
-        if isinstance(draft, Mark):
-            continue
-        piece: Piece = draft if not isinstance(draft, Offset) else _pointer(draft, moved)
-        last = merged[-1] if merged else None
-        if isinstance(piece, bytes):
-            if isinstance(last, bytes):
-                merged[-1] = last + piece
-            elif piece:
-                merged.append(piece)
-        elif isinstance(last, Copy) and last.end == piece.start:
-            merged[-1] = Copy(last.start, piece.end)
-        elif piece.end > piece.start:
-            merged.append(piece)
-    return merged
-
-
-def _pointer(offset: Offset, moved: dict[int, int]) -> bytes:
-    return struct.pack(offset.order + "I", moved.get(offset.start, 0))
+    deflated = sum(map(size, head)) if meta.syntax == DEFLATED else 0
+    return Clean(joined(pieces), body, deflated, run.changes, run.pseudonym)
 
 
 def _patient(body: memoryview, start: int, encoding: Encoding, limits: Limits) -> str:
@@ -199,11 +110,15 @@ def _behind(body: memoryview, here: Element, end: int, encoding: Encoding, limit
 
 # The elements added by de-identification, in the order of their tags (PS3.15 E.1.1).
 _REMOVED, _METHOD, _METHOD_CODES, _TEMPORAL = 0x00120062, 0x00120063, 0x00120064, 0x00280303
-_DIRECTORY_RECORDS = 0x00041220
+EXPLICIT = "1.2.840.10008.1.2.1"
+_CHARACTER_SET, _ENCRYPTED = 0x00080005, 0x04000500
+_DIRECTORY_RECORDS, _FILE_ID = 0x00041220, 0x00041500
 _IN_A_RECORD = f"{_DIRECTORY_RECORDS:08X}["
 _DIRECTORY_OFFSETS = frozenset({0x00041200, 0x00041202, 0x00041400, 0x00041420})
 _TEXT_VRS = frozenset(b"LO LT SH ST UC UR UT PN AE".split())
 _AGE = 0x00101010
+_STUDY_REFERENCE, _REQUEST = 0x00081110, re.compile(r"0040A370\[\d+\]\.$")
+_DOCUMENT, _DOCUMENT_LENGTH = 0x00420011, 0x00420015
 
 
 class _Run:
@@ -218,6 +133,9 @@ class _Run:
         self.changes: list[Change] = []
         self.strict = 0
         self.creators: dict[tuple[str, int, int], str] = {}
+        self.document = 0
+        self.file_id: FileId | None = None
+        self.seal: Seal | None = None
 
     # -- file meta information ------------------------------------------------------------------
 
@@ -248,8 +166,8 @@ class _Run:
                 self.changes.append(Change(f"{here.tag:08X}", "remove"))
             pos = behind
         if length is not None:
-            size = sum(map(_size, kept))
-            pieces += [_header(0x00020000, b"UL", 4, encoding) + struct.pack(encoding.order + "I", size)]
+            length_kept = struct.pack(encoding.order + "I", sum(map(size, kept)))
+            pieces += [header(0x00020000, b"UL", 4, encoding) + length_kept]
         return pieces + kept
 
     # -- the data set ---------------------------------------------------------------------------
@@ -258,6 +176,8 @@ class _Run:
         """The top level, with the elements added that say what was done."""
         added = self._added(encoding)
         pieces: list[Draft] = []
+        taken: list[Copy] = []
+        place: int | None = None
         pos = start
         while pos < end:
             here = read_element(self.body, pos, end, encoding)
@@ -271,11 +191,33 @@ class _Run:
                 tag, element = added.pop(0)
                 pieces.append(element)
                 self.changes.append(Change(f"{tag:08X}", "add"))
-            if here.tag not in (_REMOVED, _METHOD, _METHOD_CODES, _TEMPORAL):
+            if place is None and here.tag >= _ENCRYPTED:
+                place = len(pieces)
+            before = len(self.changes)
+            replaced = here.tag in (_REMOVED, _METHOD, _METHOD_CODES, _TEMPORAL)
+            if not replaced:
                 pieces += self._treated(pos, here, behind, encoding, "", 0)
+            changed = replaced or len(self.changes) > before or here.tag == _CHARACTER_SET
+            if self.seal is not None and changed and here.tag != _ENCRYPTED:
+                taken.append(Copy(pos, behind))
             pos = behind
-        pieces += [element for _, element in added]
+        for tag, element in added:
+            pieces.append(element)
+            self.changes.append(Change(f"{tag:08X}", "add"))
+        if self.seal is not None:
+            pieces.insert(len(pieces) if place is None else place, self._encrypted(taken, encoding))
+            self.changes.append(Change(f"{_ENCRYPTED:08X}", "add"))
         return pieces
+
+    def _encrypted(self, taken: list[Copy], encoding: Encoding) -> bytes:
+        """The Encrypted Attributes Sequence with the originals of what was changed (PS3.3 C.12.1.1.4.1)."""
+        assert self.seal is not None
+        values = b"".join(bytes(self.body[one.start : one.end]) for one in taken)
+        plain = valued(0x04000550, b"SQ", valued(ITEM, b"", values, encoding), encoding)
+        sealed, syntax = self.seal(plain, _SYNTAXES[encoding.explicit, encoding.order])
+        item = valued(0x04000510, b"UI", syntax.encode("ascii"), encoding)
+        item += valued(0x04000520, b"OB", sealed, encoding)
+        return valued(_ENCRYPTED, b"SQ", valued(ITEM, b"", item, encoding), encoding)
 
     def _added(self, encoding: Encoding) -> list[tuple[int, bytes]]:
         options = self.profile.options
@@ -283,17 +225,17 @@ class _Run:
         names = "+".join(["basic", *sorted(options)])
         dates = "MODIFIED" if "dates-modified" in options else "UNMODIFIED" if "dates-full" in options else "REMOVED"
         items = b"".join(
-            _valued(ITEM, b"", b"".join(
-                _valued(tag, vr, text.encode("ascii"), encoding)
+            valued(ITEM, b"", b"".join(
+                valued(tag, vr, text.encode("ascii"), encoding)
                 for tag, vr, text in ((0x00080100, b"SH", code), (0x00080102, b"SH", "DCM"), (0x00080104, b"LO", name))
             ), encoding)
             for code, name in codes
         )  # fmt: skip
         return [
-            (_REMOVED, _valued(_REMOVED, b"CS", b"YES", encoding)),
-            (_METHOD, _valued(_METHOD, b"LO", f"dcmark {names}"[:64].encode("ascii"), encoding)),
-            (_METHOD_CODES, _valued(_METHOD_CODES, b"SQ", items, encoding)),
-            (_TEMPORAL, _valued(_TEMPORAL, b"CS", dates.encode("ascii"), encoding)),
+            (_REMOVED, valued(_REMOVED, b"CS", b"YES", encoding)),
+            (_METHOD, valued(_METHOD, b"LO", f"dcmark {names}"[:64].encode("ascii"), encoding)),
+            (_METHOD_CODES, valued(_METHOD_CODES, b"SQ", items, encoding)),
+            (_TEMPORAL, valued(_TEMPORAL, b"CS", dates.encode("ascii"), encoding)),
         ]
 
     def _treated(self, pos: int, here: Element, behind: int, encoding: Encoding, path: str, depth: int) -> list[Draft]:
@@ -309,6 +251,8 @@ class _Run:
         if action is None:
             known = dictionary_vr(tag)
             action = "keep" if known or tag in PIXEL_TAGS else "remove"
+        if tag == _STUDY_REFERENCE and action == "empty" and not _REQUEST.search(path):
+            action = "remove"  # it may be empty in a request that is referred to, and nowhere else (PS3.3 C.17.2)
         if self.strict and _is_free_text(here) and action in ("keep", "clean"):
             action = "replace"
         return self._element(pos, here, behind, encoding, action, path, depth)
@@ -341,6 +285,8 @@ class _Run:
         vr = here.vr if here.vr not in (b"", b"UN") else dictionary_vr(tag)
         if tag in PIXEL_TAGS:
             return [Copy(pos, behind)]
+        if tag == _FILE_ID and self.file_id is not None and path.startswith(_IN_A_RECORD):
+            return self._renamed(pos, here, behind, encoding, where)
         if tag in _DIRECTORY_OFFSETS and here.length == 4:
             (old,) = struct.unpack(encoding.order + "I", self.body[here.value : behind])
             return [Copy(pos, here.value), Offset(old, encoding.order)]
@@ -348,15 +294,25 @@ class _Run:
         if items is not None:
             if action == "empty":
                 self.changes.append(Change(where, "empty"))
-                return [_valued(tag, here.vr, b"", encoding)]
+                return [valued(tag, here.vr, b"", encoding)]
             return self._sequence(pos, here, behind, items, encoding, where, depth, strict=action == "replace")
+        if tag == _DOCUMENT_LENGTH and self.document and here.length == 4:
+            if struct.unpack(encoding.order + "I", self.body[here.value : behind])[0] == self.document:
+                return [Copy(pos, behind)]
+            self.changes.append(Change(where, "replace"))
+            return [valued(tag, here.vr, struct.pack(encoding.order + "I", self.document), encoding)]
         if action == "keep":
             return self._kept(pos, here, behind, encoding, vr, where)
         value = self._value(here, behind, vr, action)
         if value is None:
             return [Copy(pos, behind)]
+        if tag == _DOCUMENT and action == "replace":
+            value = document(bytes(self.body[here.value : here.value + 8]))
+            self.document = len(value)
+            if value == bytes(self.body[here.value : behind]):
+                return [Copy(pos, behind)]
         self.changes.append(Change(where, action))
-        return [_valued(tag, here.vr, value, encoding)]
+        return [valued(tag, here.vr, value, encoding)]
 
     def _kept(self, pos: int, here: Element, behind: int, encoding: Encoding, vr: bytes, where: str) -> list[Draft]:
         """An element that stays; ages are capped."""
@@ -364,8 +320,20 @@ class _Run:
             found = re.fullmatch(rb"(\d{3})Y", bytes(self.body[here.value : behind]).strip(b" \0"))
             if found and int(found[1]) > self.profile.largest_age:
                 self.changes.append(Change(where, "cap"))
-                return [_valued(here.tag, here.vr, b"%03dY" % self.profile.largest_age, encoding)]
+                return [valued(here.tag, here.vr, b"%03dY" % self.profile.largest_age, encoding)]
         return [Copy(pos, behind)]
+
+    def _renamed(self, pos: int, here: Element, behind: int, encoding: Encoding, where: str) -> list[Draft]:
+        """The File ID of a directory record: what the file it points at is called now."""
+        assert self.file_id is not None
+        old = bytes(self.body[here.value : behind]).decode("latin-1").strip(" \0")
+        if not old:
+            return [Copy(pos, behind)]
+        new = "\\".join(self.file_id([part.strip(" ") for part in old.split("\\")], self.pseudonym))
+        if new == old:
+            return [Copy(pos, behind)]
+        self.changes.append(Change(where, "rename"))
+        return [valued(here.tag, here.vr, new.encode("ascii", "replace"), encoding)]
 
     def _value(self, here: Element, behind: int, vr: bytes, action: Action) -> bytes | None:
         """The new value of an element that is no sequence; None: it may stay as it is."""
@@ -395,7 +363,7 @@ class _Run:
             return dummy(vr)
         if vr == b"PN":
             return dummy(vr)
-        new = _IDENTIFYING.sub(b"***", old)
+        new = IDENTIFYING.sub(b"***", old)
         for word in re.split(r"[\W_]+", self.patient):
             if len(word) >= 3:
                 new = re.sub(re.escape(word.encode("latin-1")), b"***", new, flags=re.IGNORECASE)
@@ -450,13 +418,13 @@ class _Run:
             if item.length == UNDEFINED:
                 pieces += [Copy(at, at + 8), *inside, Copy(at_next - 8, at_next)]
             else:
-                pieces += [_header(ITEM, b"", sum(map(_size, inside)), inner), *inside]
+                pieces += [header(ITEM, b"", sum(map(size, inside)), inner), *inside]
             at, number = at_next, number + 1
         if len(self.changes) == before and here.tag != _DIRECTORY_RECORDS:
             return [Copy(pos, behind)]
         if undefined:
             return [Copy(pos, here.value), *pieces, Copy(behind - 8, behind)]
-        return [_header(here.tag, here.vr, sum(map(_size, pieces)), encoding), *pieces]
+        return [header(here.tag, here.vr, sum(map(size, pieces)), encoding), *pieces]
 
     def _directory_record(self, item: Element, encoding: Encoding) -> None:
         """A DICOMDIR holds several patients; the records of one follow his own (PS3.3 F.3.2.2)."""
@@ -491,50 +459,7 @@ def _is_free_text(here: Element) -> bool:
     return vr in (b"PN", b"LT", b"ST", b"UT", b"UC") or here.tag == 0x0040A160
 
 
+_SYNTAXES = {(False, "<"): "1.2.840.10008.1.2", (True, "<"): EXPLICIT, (True, ">"): "1.2.840.10008.1.2.2"}
 _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _SAME = Encoding(True, "=")
 """Stands for: as what holds it."""
-
-_IDENTIFYING = re.compile(
-    rb"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4}|\d{6,}|[\w.+-]+@[\w.-]+|[A-Z][\w'-]+\^[A-Z][\w'-]*)"
-)
-_DUMMIES = {
-    b"DA": b"19000101", b"TM": b"000000", b"DT": b"19000101000000", b"AS": b"000Y", b"DS": b"0", b"IS": b"0",
-    b"CS": b"REMOVED", b"SH": b"REMOVED", b"LO": b"REMOVED", b"LT": b"REMOVED", b"ST": b"REMOVED", b"UT": b"REMOVED",
-    b"UC": b"REMOVED", b"PN": b"REMOVED", b"AE": b"REMOVED", b"UR": b"", b"UI": b"2.25.0",
-    b"US": b"\0" * 2, b"SS": b"\0" * 2, b"UL": b"\0" * 4, b"SL": b"\0" * 4, b"FL": b"\0" * 4, b"FD": b"\0" * 8,
-    b"AT": b"\0" * 4, b"UV": b"\0" * 8, b"SV": b"\0" * 8,
-}  # fmt: skip
-
-
-def dummy(vr: bytes) -> bytes:
-    """A value that is valid for a VR and says nothing (PS3.15 E.1, action D)."""
-    return _DUMMIES.get(vr, b"")
-
-
-@lru_cache(8192)
-def dictionary_vr(tag: int) -> bytes:
-    """VR of a standard element; of several the first; empty where the dictionary does not know it."""
-    from pydicom.datadict import dictionary_VR
-
-    try:
-        return dictionary_VR(tag)[:2].encode("ascii")
-    except KeyError:
-        return b""
-
-
-def _header(tag: int, vr: bytes, length: int, encoding: Encoding) -> bytes:
-    order = encoding.order
-    if tag >> 16 == 0xFFFE or not encoding.explicit or not vr:
-        return struct.pack(order + "HHI", tag >> 16, tag & 0xFFFF, length)
-    if vr in LONG_VRS:
-        return struct.pack(order + "HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, length)
-    return struct.pack(order + "HH2sH", tag >> 16, tag & 0xFFFF, vr, length)
-
-
-def _valued(tag: int, vr: bytes, value: bytes, encoding: Encoding) -> bytes:
-    """An element with a value, padded to even length (PS3.5 6.2); ``vr`` as the file writes it, if it does."""
-    if len(value) % 2:
-        meant = vr if vr not in (b"", b"UN") else dictionary_vr(tag)
-        value += b"\0" if meant in (b"UI", b"OB", b"UN", b"") else b" "
-    return _header(tag, vr, len(value), encoding) + value

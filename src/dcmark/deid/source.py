@@ -61,7 +61,10 @@ class DeidentifiedSource:
         name = self._deidentifier.name(found.path)
         try:
             with load(found, self._limits) as buffer:
-                return self._deidentifier.file(buffer.data, found.path, self._layout.place(found.path).patient)
+                patient = self._layout.place(found.path).patient
+                return self._deidentifier.file(
+                    buffer.data, found.path, patient, lambda path: self._layout.place(path).patient
+                )
         except HeldBackError as error:
             return Finding("error", error.code, str(error), "held back", name)
         except StorageError:

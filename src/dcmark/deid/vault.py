@@ -1,8 +1,9 @@
 """The vault: what leads a de-identified file back to its original, encrypted, in a file of its own.
 
-Layout (docs/format.md has it in full): a header in clear, then records, each of ``u32 length | 12-byte nonce |
-AES-256-GCM ciphertext and tag``. A record's additional data are the hash of the header, its number, and the tag of the
-record before, so that none can be altered, left out, moved or swapped without being found. Records are only appended.
+Layout (docs/concepts/deidentification.md has it in full): a header in clear, then records, each of ``u32 length |
+12-byte nonce | AES-256-GCM ciphertext and tag``. A record's additional data are the hash of the header, its number, and
+the tag of the record before, so that none can be altered, left out, moved or swapped without being found. Records are
+only appended.
 
 The first record holds the secret key of the mapping. Whoever has the vault and its passphrase or key file has
 everything; whoever has not, nothing.
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 MAGIC = b"DCMARKVAULT\x01"
 LARGEST_HEADER = 4096
 LARGEST_RECORD = 1 << 31
+HELD_BACK = bytes(32)
+"""Stands for the SHA-256 of the clean file where there is none: the original was held back, and is here whole."""
 _LENGTH = struct.Struct("<I")
 _NONCE, _TAG = 12, 16
 SCRYPT = {"n": 1 << 17, "r": 8, "p": 1}
@@ -68,9 +71,14 @@ def make_key_file(path: Path) -> None:
         OutputExistsError: something is there.
         StorageError: it cannot be written.
     """
+    draft = path.with_name(f".{path.name}.draft")
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:  # noqa: PTH123
+        draft.unlink(missing_ok=True)
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:  # noqa: PTH123
             stream.write(secrets.token_bytes(KEY_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+        _settle(draft, path)
     except FileExistsError as error:
         raise OutputExistsError(f"expected nothing at {path}, found a file; choose another name") from error
     except OSError as error:
@@ -148,19 +156,20 @@ class Vault:
         text = json.dumps(said).encode("ascii")
         header = MAGIC + _LENGTH.pack(len(text)) + text
         cipher = _cipher(secret, said)
+        # Under another name until its key is in it: a vault that is there can be opened, whenever a run is killed.
+        draft = place.with_name(f".{place.name}.draft")
         try:
-            stream = place.open("x+b", buffering=0)
+            with draft.open("w+b", buffering=0) as stream:
+                vault = cls(place, stream, cipher, header)
+                _write(stream, header, place)
+                vault._append(b"K", secrets.token_bytes(KEY_BYTES))
+                vault.sync()
+            _settle(draft, place)
         except FileExistsError as error:
             raise OutputExistsError(f"expected nothing at {place}, found a file; open it or choose another") from error
         except OSError as error:
             raise StorageError(f"expected to write a vault at {place}; the system refuses") from error
-        vault = cls(place, stream, cipher, header)
-        _write(stream, header, place)
-        vault.key = secrets.token_bytes(KEY_BYTES)
-        vault._append(b"K", vault.key)
-        vault.sync()
-        _lock(stream, place)
-        return vault
+        return cls.open(place, secret, append=True)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], secret: Secret, *, append: bool = False) -> Vault:
@@ -330,6 +339,11 @@ class Vault:
             )
         return [self._file_record(*place) for place in self._places[clean]]
 
+    def held_back(self) -> Iterator[FileRecord]:
+        """Originals that were held back and kept whole, one at a time."""
+        for place in self._places.get(HELD_BACK, ()):
+            yield self._file_record(*place)
+
     def _file_record(self, at: int, number: int, before: bytes) -> FileRecord:
         self._stream.seek(at)
         (length,) = _LENGTH.unpack(_read(self._stream, 4))
@@ -342,7 +356,7 @@ class Vault:
 
     def __iter__(self) -> Iterator[bytes]:
         """SHA-256 of the clean files it knows."""
-        return iter(self._places)
+        return (clean for clean in self._places if clean != HELD_BACK)
 
 
 def _cipher(secret: Secret, said: dict[str, Any]) -> AESGCM:
@@ -403,6 +417,22 @@ def _write(stream: BinaryIO, data: bytes, place: Path) -> None:
             view = view[stream.write(view) :]
     except OSError as error:
         raise StorageError(f"expected to write to the vault {place}; the disk is full or refuses") from error
+
+
+def _settle(draft: Path, place: Path) -> None:
+    """Give a whole file its name, unless something has it: FileExistsError."""
+    try:
+        os.link(draft, place)
+    except FileExistsError:
+        draft.unlink(missing_ok=True)
+        raise
+    except OSError:  # a file system without links
+        if place.exists():
+            draft.unlink(missing_ok=True)
+            raise FileExistsError(str(place)) from None
+        draft.rename(place)
+    else:
+        draft.unlink(missing_ok=True)
 
 
 def _lock(stream: BinaryIO, place: Path) -> None:

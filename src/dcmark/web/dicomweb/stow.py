@@ -15,6 +15,7 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dcmark.arrival.durable import settle
 from dcmark.errors import LimitError, StorageError, UsageError
 from dcmark.findings import Finding
 from dcmark.ingestion import ingest
@@ -169,6 +170,7 @@ def _store(service: Service, folder: Path, parts: list[tuple[Path, bytes]], stud
             one.file.unlink()
     archive = service.archive_now()
     ingest([_Folder(folder)], archive)
+    settle()  # what is acknowledged is on the disk
     service.catalogue.renew()
     archive.refresh()
     stored = set(archive.read("files", ["sha256"])["sha256"].to_pylist())
