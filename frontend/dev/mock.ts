@@ -101,7 +101,7 @@ async function answer(request: IncomingMessage, response: ServerResponse, next: 
     for (let k = from; k < to; k++) response.write(Buffer.from(frame(k).buffer));
     response.end();
   } else if (path === "archive") say(archive);
-  else if (path === "worklist") say({ items: [{ ...info, slices: undefined, patient_id: "D1", study: "1.2", study_date: "20261124", series: "1.2.3", annotated: state.now.size, state: state.now.size ? "draft" : "todo" }], next: "demo", total: 1 });
+  else if (path === "worklist") say({ items: [{ ...info, slices: undefined, patient_id: "D1", study: "1.2", study_date: "20261124", series: "1.2.3", annotated: state.now.size, state: state.now.size ? "draft" : "todo" }], next: "demo", total: 1, counts: { state: { [state.now.size ? "draft" : "todo"]: 1 }, modality: { CT: 1 } } });
   else if (path === "stacks/demo/thumbnail.jpg") {
     response.writeHead(200, { "Content-Type": "image/bmp" });
     response.end(thumbnail());

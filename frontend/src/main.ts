@@ -25,6 +25,11 @@ function typing(target: EventTarget | null): boolean {
   return target instanceof HTMLElement && (/^(TEXTAREA|SELECT)$/.test(target.tagName) || (target instanceof HTMLInputElement && !["checkbox", "range"].includes(target.type)));
 }
 
+/** Enter and Space press the button that has the focus. */
+function pressing({ key, target }: KeyboardEvent): boolean {
+  return (key === "Enter" || key === " ") && target instanceof Element && target.closest("button, a, input, summary") !== null;
+}
+
 async function show(app: App): Promise<void> {
   const mine = ++turn;
   const [, id, beside] = /^#\/stack\/([^/?]+)(?:\/beside\/([^/?]+))?/.exec(location.hash) ?? [];
@@ -43,14 +48,20 @@ async function show(app: App): Promise<void> {
       made = { ...list, commands: keys };
     }
     if (mine !== turn) return made.stop();
+    document.querySelectorAll("dialog").forEach((open) => open.close());
     page?.stop();
     page = made;
     fill(host, made.root);
   } catch (error) {
     const gone = error instanceof ApiError && error.code === "gone";
-    if (gone) toast("This stack was put together anew.");
-    if (id) return app.go("#/");
-    refuse(error);
+    const now = gone ? error.more["now"] : null;
+    if (typeof now === "string") {
+      if (app.kept?.id === id) app.kept.id = now;
+      return location.replace(`#/stack/${now}${beside ? `/beside/${beside}` : ""}`);
+    }
+    if (!id) return refuse(error);
+    toast(gone ? "This stack is not in the archive any more." : error instanceof Error ? error.message : String(error), gone ? "plain" : "bad");
+    location.replace("#/");
   }
 }
 
@@ -73,15 +84,18 @@ async function start(): Promise<void> {
   const live = new Live();
   const desk = new Desk();
   desk.readOnly = archive.read_only;
-  const app: App = { archive, outbox, live, desk, author, go: (hash) => (location.hash === hash ? void show(app) : void (location.hash = hash)) };
+  const app: App = { archive, outbox, live, desk, author, kept: null, go: (hash) => (location.hash === hash ? void show(app) : void (location.hash = hash)) };
   live.on("ingest", (now) => (archive.ingest = now));
   live.on("up", (up) => up && outbox.retry());
   window.addEventListener("online", () => outbox.retry());
   window.addEventListener("hashchange", () => void show(app));
+  outbox.on("refused", ({ entry, error }) => {
+    if (error.status !== 401 && !location.hash.startsWith(`#/stack/${entry.stack}`)) toast(`A change to another stack was not saved: ${error.message}`, "bad");
+  });
   outbox.on("refused", ({ error }) => error.status === 401 && toast("Open the link in the terminal again; what you drew is kept.", "bad"));
   document.addEventListener("dcmark-help", () => help(page?.commands ?? [], desk.labels));
   document.addEventListener("keydown", (event) => {
-    if (typing(event.target) || document.querySelector("dialog[open]")) return;
+    if (typing(event.target) || document.querySelector("dialog[open]") || pressing(event)) return;
     if (event.key === "?") help(page?.commands ?? [], desk.labels);
     else if (page) run(page.commands, event);
   });

@@ -109,6 +109,25 @@ describe("annotations", () => {
     expect(marks.head).toBe("h1");
   });
 
+  test("a list that was asked for before a change does not bring back what the change took away", async () => {
+    const box = new Outbox("a", "t", memory(), () => Promise.resolve({ head: "h2", annotations: [], removed: ["x".repeat(32)] }));
+    const old = { id: "x".repeat(32), kind: "mask", label: LABEL, mask: { slices: [{ k: 1, runs: [0, 2] }] } };
+    let answer!: (body: object) => void;
+    const asked: string[] = [];
+    vi.stubGlobal("fetch", (path: string) => (asked.push(path), new Promise((resolve) => (answer = (body) => resolve(new Response(JSON.stringify(body)))))));
+    const marks = new Annotations("s", box, "me", 100);
+    const loading = marks.load();
+    marks.undo();
+    await vi.advanceTimersByTimeAsync(1);
+    answer({ head: "h1", annotations: [old] });
+    await loading;
+    expect(marks.marks.size).toBe(0);
+    expect(marks.head).toBe("h2");
+    await vi.advanceTimersByTimeAsync(500);
+    expect(asked.length).toBe(2);
+    marks.stop();
+  });
+
   test("a mask that is emptied is removed", async () => {
     const told: string[] = [];
     const box = new Outbox("a", "t", memory(), (entry) => {

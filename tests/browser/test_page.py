@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import time
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_tools import no_errors, saved, until
 
 ROOT = Path(__file__).parents[2]
-PICTURES = os.environ.get("DCMARK_PICTURES")
 NO_WEBGL = """
 const get = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
@@ -20,42 +19,18 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
 """
 
 
-@pytest.fixture(scope="session")
-def context(launched: Any, page_url: str) -> Iterator[Any]:
-    """A browser that is signed in."""
-    made = launched.new_context(viewport={"width": 1440, "height": 860})
-    first = made.new_page()
-    first.goto(page_url)
-    first.wait_for_selector(".card", timeout=60_000)
-    first.close()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def page(context: Any, page_url: str) -> Iterator[Any]:
-    """The page with its stack open; it must log no error."""
-    errors: list[str] = []
+    """The page with the long stack open; it must log no error."""
     made = context.new_page()
-    made.on("pageerror", lambda error: errors.append(str(error)))
-    made.on("console", lambda one: errors.append(one.text) if "Content Security Policy" in one.text else None)
-    made.goto(page_url.partition("?")[0])
-    made.wait_for_selector(".card")
-    made.locator(".card").first.click()
-    made.wait_for_selector(".view[data-ready]")
-    made.wait_for_selector(".panel[data-loaded]")
-    yield made
-    assert made.evaluate("window.hurt") is None
+    with no_errors(made):
+        made.goto(page_url.partition("?")[0])
+        made.wait_for_selector(".card")
+        made.locator(".card").first.click()
+        made.wait_for_selector(".view[data-ready]")
+        made.wait_for_selector(".panel[data-loaded]")
+        yield made
     made.close()
-    assert errors == []
-
-
-def until(page: Any, expression: str, argument: Any = None) -> None:
-    """Waits in Python: Playwright's own waiting evaluates strings in the page, which the page's policy forbids."""
-    end = time.monotonic() + 60
-    while not page.evaluate(expression, argument):
-        assert time.monotonic() < end, f"never came: {expression}"
-        time.sleep(0.03)
 
 
 def slice_of(page: Any) -> int:
@@ -71,10 +46,6 @@ def count(page: Any) -> int:
     return int(page.locator(".marks").locator("..").locator("h2").inner_text().split("(")[1].rstrip(")"))
 
 
-def saved(page: Any) -> None:
-    until(page, "document.querySelector('.saving').textContent === 'Saved'")
-
-
 def paint(page: Any, dx: float = 0, dy: float = 0) -> None:
     """A stroke of a mask of its own."""
     x, y = middle(page)
@@ -86,9 +57,23 @@ def paint(page: Any, dx: float = 0, dy: float = 0) -> None:
     page.mouse.up()
 
 
-def picture(page: Any, name: str) -> None:
-    if PICTURES:
-        page.screenshot(path=Path(PICTURES) / f"{name}.png")
+def test_the_page_is_small() -> None:
+    """250 kB packed, with all it loads."""
+    files = [one for one in (ROOT / "src/dcmark/web/static").rglob("*") if one.is_file()]
+    assert files
+    assert sum(len(gzip.compress(one.read_bytes())) for one in files) < 250_000
+
+
+def test_files_that_are_still_read(context: Any, first_look: dict[str, Any]) -> None:
+    """Work begins on the first slices; what is drawn on them moves on with them as the stack grows."""
+    if not first_look:
+        pytest.skip("the page is over another server")
+    assert first_look["words"].startswith("Reading files")
+    assert first_look["frames"] < 1000
+    assert first_look["now"] != first_look["id"]
+    (mark,) = first_look["marks"]
+    assert mark["kind"] == "mask"
+    assert len(mark["mask"]["slices"]) == 1
 
 
 def test_scroll_and_window(page: Any) -> None:
@@ -117,7 +102,6 @@ def test_a_stroke_is_saved_undone_redone_and_there_after_a_reload(page: Any) -> 
     page.reload()
     page.wait_for_selector(".panel[data-loaded]")
     assert count(page) == before + 1
-    picture(page, "page-viewer")
 
 
 def test_offline_loses_nothing(page: Any, context: Any) -> None:
@@ -164,7 +148,6 @@ def test_by_keyboard_alone(page: Any) -> None:
     assert count(page) == before + 1
     page.keyboard.press("?")
     page.wait_for_selector("dialog[open]")
-    picture(page, "page-keys")
     page.keyboard.press("Escape")
     assert page.locator("dialog").count() == 0
 
@@ -191,8 +174,6 @@ def test_planes_and_three_dimensions(page: Any) -> None:
     until(page, "document.querySelectorAll('.grid .view[data-ready]').length === 4")
     names = [text.split("\n")[0] for text in page.locator(".corner.tl").all_inner_texts()]
     assert names[:3] == ["Axial", "Coronal", "Sagittal"]
-    page.wait_for_timeout(8000 if PICTURES else 0)
-    picture(page, "page-planes")
 
 
 def test_without_webgl(context: Any, page: Any) -> None:
@@ -214,7 +195,6 @@ def test_no_serious_fault_of_access(page: Any) -> None:
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
     page.goto(page.url.partition("#")[0])
     page.wait_for_selector(".card")
-    picture(page, "page-worklist")
     page.evaluate(program.read_text("utf-8"))
     found = page.evaluate("axe.run()")["violations"]
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []

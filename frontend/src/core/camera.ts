@@ -63,6 +63,29 @@ export function zoomAt(camera: Camera, factor: number, x: number, y: number, scr
   return { ...camera, zoom, x: (camera.x + cx - x) * real + x - cx, y: (camera.y + cy - y) * real + y - cy };
 }
 
+/**
+ * The turn and mirrors that show a plane as it is held by custom: of its columns and rows, which lie along `ways` in the
+ * patient (LPS), the left hand to the right, the back to the right where that is not seen, the head or the front on top.
+ */
+export function upright(ways: readonly [readonly number[], readonly number[]]): Pick<Camera, "turn" | "flipX" | "flipY"> {
+  const [u, v] = ways;
+  const normal = [0, 1, 2].map((a) => Math.abs(u[(a + 1) % 3]! * v[(a + 2) % 3]! - u[(a + 2) % 3]! * v[(a + 1) % 3]!));
+  const axis = normal.indexOf(Math.max(...normal));
+  const wanted = [axis === 0 ? [0, 1, 0] : [1, 0, 0], axis === 2 ? [0, 1, 0] : [0, 0, -1]];
+  let best = { turn: 0, flipX: false, flipY: false };
+  let most = -Infinity;
+  for (const turn of [0, 1]) {
+    for (const flipX of [false, true]) {
+      for (const flipY of [false, true]) {
+        const { right, down } = seen({ ...START, turn, flipX, flipY });
+        const score = [right, down].reduce((sum, [way, sense], n) => sum + sense * wanted[n]!.reduce((dot, w, a) => dot + w * ways[way]![a]!, 0), 0);
+        if (score > most + 1e-6) [most, best] = [score, { turn, flipX, flipY }];
+      }
+    }
+  }
+  return best;
+}
+
 /** What the eye sees to the right and downwards: axes of the image (0 columns, 1 rows) and their senses. */
 export function seen(camera: Camera): { right: [0 | 1, 1 | -1]; down: [0 | 1, 1 | -1] } {
   const [a, b, c, d] = matrix({ ...camera, zoom: 1 }, { width: 0, height: 0 }, 1, { width: 0, height: 0 });

@@ -17,7 +17,7 @@ export function newId(): string {
   return crypto.randomUUID().replaceAll("-", "");
 }
 
-export class Annotations extends Emitter<{ changed: Set<string>; notice: string; loaded: null }> {
+export class Annotations extends Emitter<{ changed: Set<string>; notice: string; loaded: null; gone: { entry: Entry; now: string | null } }> {
   readonly marks = new Map<string, Mark>();
   head: string | null = null;
   /** Where set, only this reader's annotations are seen. */
@@ -25,6 +25,8 @@ export class Annotations extends Emitter<{ changed: Set<string>; notice: string;
   private bitmaps = new Map<string, Uint8Array>();
   private ends: (() => void)[];
   private again = 0;
+  /** Counts what the server answered to own changes: a list that was asked for before that is too old. */
+  private answers = 0;
 
   constructor(
     readonly stack: string,
@@ -34,7 +36,7 @@ export class Annotations extends Emitter<{ changed: Set<string>; notice: string;
   ) {
     super();
     this.ends = [
-      outbox.on("done", ({ entry, reply }) => entry.stack === stack && this.take(reply)),
+      outbox.on("done", ({ entry, reply }) => entry.stack === stack && (this.answers++, this.take(reply))),
       outbox.on("refused", ({ entry, error }) => entry.stack === stack && this.refused(entry, error)),
     ];
   }
@@ -47,8 +49,10 @@ export class Annotations extends Emitter<{ changed: Set<string>; notice: string;
   /** Reads all from the server; what is still to be sent stays as it is here. */
   async load(): Promise<void> {
     const filter = this.blind ? `?${new URLSearchParams({ author: this.author })}` : "";
+    const before = this.answers;
     const response = await request(`${api.of(this.stack)}/annotations${filter}`);
     const reply = (await response.json()) as { head: string | null; annotations: Annotation[] };
+    if (before !== this.answers) return this.refresh(null);
     const there = new Set(reply.annotations.map((a) => a.id));
     const removed = [...this.marks.keys()].filter((id) => !there.has(id));
     this.outbox.read(this.stack);
@@ -140,7 +144,10 @@ export class Annotations extends Emitter<{ changed: Set<string>; notice: string;
       const mark = this.marks.get(one);
       if (mark) mark.data = { ...mark.data, status, comment: comment ?? mark.data.comment };
     }
-    this.send([{ type: "review", ...(id ? { id } : {}), status, ...(comment ? { comment } : {}) }], ids);
+    const told = { type: "review" as const, status, ...(comment ? { comment } : {}) };
+    // Who reads blind judges only what is seen.
+    if (id || !this.blind) this.send([{ ...told, ...(id ? { id } : {}) }], ids);
+    else if (ids.length) this.send(ids.map((one) => ({ ...told, id: one })), ids);
   }
 
   undo(): void {
@@ -186,6 +193,10 @@ export class Annotations extends Emitter<{ changed: Set<string>; notice: string;
       return;
     }
     if (error.status === 401) return;
+    if (error.code === "gone") {
+      this.emit("gone", { entry, now: typeof error.more["now"] === "string" ? error.more["now"] : null });
+      return;
+    }
     if (error.code === "conflict") {
       const before = new Map(this.marks);
       this.take({ head: null, annotations: [], removed: [], ...error.more } as Reply);

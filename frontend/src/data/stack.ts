@@ -2,7 +2,7 @@
 
 import { apply, cross, direction, invert, planeName, type Affine, type Vec3 } from "../core/geometry";
 import { autoWindow, type Window } from "../core/lut";
-import { writeColumn, writeRow } from "../core/rle";
+import { decode, writeColumn, writeRow } from "../core/rle";
 import { Annotations } from "./annotations";
 import { Emitter } from "./emitter";
 import { FrameStore, type Pixels } from "./frames";
@@ -166,9 +166,13 @@ export class Plane {
   /** What a mask covers of the plane. */
   bitmap(id: string): Uint8Array {
     const marks = this.stack.annotations;
-    if (this.native) return marks.bitmap(id, this.index);
+    return this.native ? marks.bitmap(id, this.index) : this.cut(marks.marks.get(id)?.runs ?? new Map<number, number[]>());
+  }
+
+  /** What runs by slice cover of the plane. */
+  cut(runs: ReadonlyMap<number, number[]>): Uint8Array {
+    if (this.native) return decode(runs.get(this.index) ?? [], this.width * this.height);
     const out = new Uint8Array(this.width * this.height);
-    const runs = marks.marks.get(id)?.runs ?? new Map<number, number[]>();
     for (const [k, slice] of runs) {
       if (this.axis === 1) writeRow(slice, this.stack.info.columns, this.index, out, k * this.width);
       else writeColumn(slice, this.stack.info.columns, this.index, out, k * this.width);

@@ -44,6 +44,8 @@ export interface Worklist {
   items: Item[];
   next: string | null;
   total?: number;
+  /** How many there are of each state and modality, whatever else is chosen. */
+  counts?: { state: Record<string, number>; modality: Record<string, number> };
 }
 
 export interface Slice {

@@ -5,6 +5,7 @@ import { request, api } from "../data/api";
 import type { Stack } from "../data/stack";
 import { el, toast } from "../ui/dom";
 import type { Shown } from "../ui/overlay";
+import { colourOf } from "../ui/words";
 
 const VERTEX = `#version 300 es
 out vec2 at; void main() { at = vec2((gl_VertexID << 1) & 2, gl_VertexID & 2) * 2.0 - 1.0; gl_Position = vec4(at, 0, 1); }`;
@@ -12,7 +13,7 @@ out vec2 at; void main() { at = vec2((gl_VertexID << 1) & 2, gl_VertexID & 2) * 
 const FRAGMENT = `#version 300 es
 precision highp float; precision highp sampler3D;
 in vec2 at; out vec4 colour;
-uniform sampler3D grey, mask; uniform mat3 turn; uniform vec3 size; uniform vec2 aspect; uniform float zoom; uniform int mode; uniform vec3 palette[16];
+uniform sampler3D grey, mask; uniform vec2 level; uniform mat3 turn; uniform vec3 size; uniform vec2 aspect; uniform float zoom; uniform int mode; uniform vec3 palette[16];
 float label(vec3 p) { return texture(mask, p).r * 255.0; }
 void main() {
   vec3 o = turn * vec3(at * aspect * zoom, -2.0), d = turn * vec3(0, 0, 1);
@@ -21,7 +22,7 @@ void main() {
   colour = vec4(0, 0, 0, 1); if (t0 >= t1) return;
   float most = 0.0; vec4 sum = vec4(0); float dt = 0.006;
   for (float t = t0; t < t1; t += dt) {
-    vec3 p = (o + d * t) / size * 0.5 + 0.5; float g = texture(grey, p).r; most = max(most, g);
+    vec3 p = (o + d * t) / size * 0.5 + 0.5; float g = clamp(texture(grey, p).r * level.x + level.y, 0.0, 1.0); most = max(most, g);
     float l = label(p);
     if (l > 0.5 && sum.a < 0.97) {
       vec3 h = vec3(0.012); vec3 n = vec3(sign(label(p + h.xyy * vec3(1, 0, 0)) - 0.5) - sign(label(p - h * vec3(1, 0, 0)) - 0.5), sign(label(p + h * vec3(0, 1, 0)) - 0.5) - sign(label(p - h * vec3(0, 1, 0)) - 0.5), sign(label(p + h * vec3(0, 0, 1)) - 0.5) - sign(label(p - h * vec3(0, 0, 1)) - 0.5));
@@ -53,18 +54,20 @@ export class Cube {
   private yaw = 0.5;
   private pitch = 0.15;
   private zoom = 1.15;
-  private mode = 0;
+  /** 0 the brightest value along a ray, 1 a cloud: the better one where low values are air. */
+  private mode: number;
   private due = 0;
   private stopped = false;
   private slow = false;
-  private readonly end: () => void;
+  private readonly ends: (() => void)[];
   private readonly watch = new ResizeObserver(() => this.redraw());
 
   constructor(
     private readonly stack: Stack,
     private readonly shown: Shown,
   ) {
-    const kinds = el("button", { type: "button", class: "button small cube-mode", onclick: () => { this.mode = 1 - this.mode; kinds.textContent = ["Projection", "Volume"][this.mode]!; this.redraw(); } }, "Projection");
+    this.mode = Number(stack.info.modality === "CT");
+    const kinds = el("button", { type: "button", class: "button small cube-mode", onclick: () => { this.mode = 1 - this.mode; kinds.textContent = ["Projection", "Volume"][this.mode]!; this.redraw(); } }, ["Projection", "Volume"][this.mode]!);
     Object.assign(kinds.style, { position: "absolute", right: "8px", top: "8px" });
     this.root.append(this.canvas, this.corner, kinds);
     this.gl = this.canvas.getContext("webgl2", { antialias: false, failIfMajorPerformanceCaveat: true });
@@ -73,7 +76,7 @@ export class Cube {
     this.gl ??= this.canvas.getContext("webgl2", { antialias: false });
     kinds.hidden = !this.gl;
     this.corner.textContent = "3-D  loading…";
-    this.end = stack.annotations.on("changed", () => { this.paintMask(); this.redraw(); });
+    this.ends = [stack.annotations.on("changed", () => { this.paintMask(); this.redraw(); }), stack.on("window", () => this.redraw())];
     this.watch.observe(this.root);
     this.root.addEventListener("pointerdown", (e) => { if (e.target !== kinds) this.root.setPointerCapture(e.pointerId); });
     this.root.addEventListener("pointermove", (e) => e.buttons && this.spin(e.movementX / 150, e.movementY / 150));
@@ -90,7 +93,7 @@ export class Cube {
 
   stop(): void {
     this.stopped = true;
-    this.end();
+    this.ends.forEach((end) => end());
     this.watch.disconnect();
     cancelAnimationFrame(this.due);
     this.gl?.getExtension("WEBGL_lose_context")?.loseContext();
@@ -147,7 +150,7 @@ export class Cube {
     const { rows, columns, frames } = this.stack.info;
     this.mask = new Uint8Array(depth * height * width);
     this.stack.annotations.of("mask").filter((m) => !this.shown.hidden.has(m.data.label.name)).slice(0, 16).forEach((mark, n) => {
-      rgb(mark.data.label.color).forEach((v, c) => (this.palette[3 * n + c] = v / 255));
+      rgb(colourOf(mark.data.label)).forEach((v, c) => (this.palette[3 * n + c] = v / 255));
       for (const [k, runs] of mark.runs) {
         const z = Math.floor((k * depth) / frames) * height * width;
         for (let r = 0; r < runs.length; r += 2) {
@@ -187,12 +190,20 @@ export class Cube {
     gl.uniform1i(at("mask"), 1);
     gl.uniform1i(at("mode"), this.mode);
     gl.uniform1f(at("zoom"), this.zoom);
+    gl.uniform2f(at("level"), ...this.level);
     gl.uniform2f(at("aspect"), ...wide);
     gl.uniform3f(at("size"), ...this.proxy.size);
     gl.uniformMatrix3fv(at("turn"), false, this.turn());
     gl.uniform3fv(at("palette"), this.palette);
     gl.drawArrays(gl.TRIANGLES, 0, 3);
     this.root.dataset["ready"] = "webgl";
+  }
+
+  /** From the window the reduced copy was made with to the one that is chosen: factor, and what is added. */
+  private get level(): [number, number] {
+    const [made, now] = [this.stack.info.window, this.stack.window];
+    if (!made || !now || !(now.width > 0)) return [1, 0];
+    return [made.width / now.width, (made.center - made.width / 2 - now.center + now.width / 2) / now.width];
   }
 
   /** The brightest value along each ray, on a small canvas. */
@@ -208,6 +219,7 @@ export class Cube {
     const m = this.turn();
     const scale = [width / size[0] / 2, height / size[1] / 2, depth / size[2] / 2] as const;
     const steps = 150;
+    const [factor, more] = this.level;
     for (let y = 0, pixel = 0; y < h; y++) {
       for (let x = 0; x < w; x++, pixel++) {
         const [px, py] = [((2 * x) / w - 1) * wide[0] * this.zoom, (1 - (2 * y) / h) * wide[1] * this.zoom];
@@ -221,6 +233,7 @@ export class Cube {
           if (grey[at]! > most) most = grey[at]!;
           if (!label) label = this.mask[at]!;
         }
+        most = Math.min(255, Math.max(0, most * factor + 255 * more));
         const mix = (c: number) => (label ? Math.round(most * 0.3 + this.palette[3 * (label - 1) + c]! * 178) : most);
         words[pixel] = 0xff000000 | (mix(2) << 16) | (mix(1) << 8) | mix(0);
       }

@@ -1,9 +1,12 @@
 /** What all pages share: the archive, the outbox, the line above. */
 
+import type { Camera } from "../core/camera";
+import type { Vec3 } from "../core/geometry";
+import type { Window } from "../core/lut";
 import type { Outbox, Saving } from "../data/outbox";
-import { api } from "../data/api";
+import { api, request } from "../data/api";
 import type { Live } from "../data/live";
-import type { Archive, Ingest } from "../data/types";
+import type { Archive, Ingest, Slice } from "../data/types";
 import type { Desk } from "../tools/desk";
 import { dialog, el, fill, icon, iconButton, toast } from "../ui/dom";
 
@@ -13,6 +16,8 @@ export interface App {
   live: Live;
   desk: Desk;
   author: string;
+  /** How a stack was seen that grew into another while files came in. */
+  kept: { id: string; slice: Slice | undefined; place: Vec3; window: Window | null; inverted: boolean; layout: string; camera: Camera } | null;
   go(hash: string): void;
 }
 
@@ -28,8 +33,14 @@ export function bar(app: App, title: HTMLElement, ...more: HTMLElement[]): HTMLE
   };
   app.outbox.on("state", show);
   show();
-  const ingest = el("span", { class: "soft" });
-  const progress = (now: Ingest | null) => fill(ingest, now && `${now.phase || "Reading"} ${now.done} of ${now.total || "?"}`);
+  const ingest = el("span", { class: "soft ingest" });
+  const progress = (now: Ingest | null) => {
+    const share = now && now.total ? Math.min(1, now.done / now.total) : 0;
+    ingest.hidden = !now;
+    if (!now) return;
+    fill(ingest, el("span", { class: "progress" }, el("i")), el("span", {}, `Reading files${now.total ? `: ${now.done} of ${now.total}` : "…"}`));
+    (ingest.querySelector("i") as HTMLElement).style.width = `${100 * share}%`;
+  };
   app.live.on("ingest", progress);
   progress(app.archive.ingest);
   return el("header", { class: "bar" },
@@ -52,20 +63,38 @@ function menu(app: App): HTMLElement {
   };
   document.addEventListener("pointerdown", shut, true);
   const item = (text: string, act: () => void) => el("button", { type: "button", class: "choice", onclick: () => ((list.hidden = true), act()) }, text);
-  const stack = /^#\/stack\/([^?]+)/.exec(location.hash)?.[1];
+  const stack = /^#\/stack\/([^?/]+)/.exec(location.hash)?.[1];
   if (stack) {
-    for (const [format, name] of [["seg", "DICOM SEG"], ["nifti", "NIfTI"], ["rtstruct", "RTSTRUCT"], ["coco", "COCO"]]) {
-      list.append(el("a", { class: "choice", href: `${api.of(stack)}/export?format=${format}`, download: "" }, `Export as ${name}`));
+    for (const [format, name] of [["seg", "DICOM SEG"], ["nifti", "NIfTI"], ["rtstruct", "RTSTRUCT"], ["sr", "DICOM SR"], ["coco", "COCO"], ["csv", "CSV"]]) {
+      list.append(item(`Export as ${name}`, () => void save(`${api.of(stack)}/export?format=${format}`)));
     }
   }
   if (!app.archive.read_only) list.append(item("Import annotations…", () => importing(app)));
-  list.append(el("a", { class: "choice", href: "/api/report", download: "report.html" }, "Report of the archive"));
+  list.append(item("Report of the archive", () => void save("/api/report")));
   list.append(item(`Author: ${app.author || "unnamed"}…`, () => naming(app)), item("Keys (?)", () => document.dispatchEvent(new Event("dcmark-help"))));
   return el("div", { class: "menu-host" }, button, list);
 }
 
+const IMPORTED = [["seg", "DICOM SEG"], ["rtstruct", "RTSTRUCT"], ["sr", "DICOM SR"], ["gsps", "DICOM GSPS"], ["ann", "DICOM ANN"], ["kos", "DICOM KOS"], ["nifti", "NIfTI"], ["nrrd", "NRRD"], ["mha", "MetaImage"], ["coco", "COCO"], ["cvat", "CVAT"], ["labelstudio", "Label Studio"], ["csv", "CSV"]];
+
+/** Fetches a file and hands it to the browser to be saved; says why where there is none. */
+export async function save(path: string): Promise<void> {
+  try {
+    const response = await request(path);
+    const name = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "")?.[1] ?? "dcmark";
+    const url = URL.createObjectURL(await response.blob());
+    const link = el("a", { href: url, download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  } catch (error) {
+    toast(error instanceof Error ? error.message : String(error), "bad");
+  }
+}
+
 function importing(app: App): void {
-  const format = el("select", { "aria-label": "Format" }, ...["seg", "rtstruct", "nifti", "coco", "sr", "gsps", "labelme", "yolo"].map((name) => el("option", { value: name }, name)));
+  const format = el("select", { "aria-label": "Format" }, ...IMPORTED.map(([value, name]) => el("option", { value }, name)));
   const file = el("input", { type: "file", "aria-label": "File" });
   const result = el("p", { class: "soft", role: "status" });
   const act = async () => {
@@ -74,7 +103,7 @@ function importing(app: App): void {
     result.textContent = "Reading…";
     try {
       const { added, findings } = await api.upload(format.value, chosen);
-      fill(result, `${added} added. `, ...findings.map((finding) => el("span", { class: "note" }, finding.message)));
+      fill(result, `${added} ${added === 1 ? "annotation" : "annotations"} added. `, ...findings.map((finding) => el("span", { class: "note" }, finding.message)));
     } catch (error) {
       result.textContent = error instanceof Error ? error.message : String(error);
     }

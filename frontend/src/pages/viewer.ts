@@ -1,17 +1,19 @@
 /** A stack that is open: viewports, tools, panel, and all their keys. */
 
 import { fit } from "../core/camera";
-import { cross, nearest } from "../core/geometry";
 import { CT_PRESETS } from "../core/lut";
-import { api, send } from "../data/api";
+import { api, ApiError } from "../data/api";
+import type { Action } from "../data/types";
+import { carried, renumbered } from "../data/regrown";
 import { Stack, type Axis } from "../data/stack";
-import type { SliceRuns } from "../data/types";
 import { Cube } from "../gl/cube";
 import { copyToNext, fillRegion, interpolate } from "../tools/edits";
 import { makeHands } from "../tools/hands";
 import { el, fill, icon, iconButton, toast } from "../ui/dom";
 import { Viewport } from "../ui/viewport";
+import { person } from "../ui/words";
 import { bar, type App } from "./app";
+import { chooseBeside, joined, link } from "./beside";
 import type { Command } from "./commands";
 import { panel } from "./panel";
 
@@ -19,7 +21,7 @@ const TOOLS: [string, string, string][] = [
   ["select", "Select", "s"], ["window", "Window", "w"], ["pan", "Pan", "p"], ["zoom", "Zoom", "z"], ["probe", "Probe and crosshair", "q"], ["", "", ""],
   ["ruler", "Ruler", "m"], ["angle", "Angle", "a"], ["", "", ""],
   ["point", "Point", "t"], ["line", "Line", "l"], ["box", "Box", "x"], ["ellipse", "Ellipse", "c"], ["polygon", "Polygon", "g"], ["freehand", "Freehand", "d"], ["", "", ""],
-  ["brush", "Brush", "b"], ["eraser", "Eraser", "e"], ["threshold", "Threshold brush", "k"], ["grow", "Region grow", "u"],
+  ["brush", "Brush", "b"], ["eraser", "Eraser", "e"], ["threshold", "Threshold brush", "k"], ["grow", "Region grow", "u"], ["assist", "Assist", "Shift+s"],
 ];
 type Layout = "stack" | "planes" | "cube" | "beside";
 
@@ -28,7 +30,10 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
   const stacks = [new Stack(await api.stack(id), app.outbox, app.author)];
   const [stack] = stacks as [Stack];
   stack.go(stack.place);
-  if (besideId) stacks.push(new Stack(await api.stack(besideId), app.outbox, app.author));
+  if (besideId) {
+    stacks.push(new Stack(await api.stack(besideId), app.outbox, app.author));
+    stacks[1]!.go(stacks[1]!.place);
+  }
   const hands = makeHands(desk);
   const hand = () => hands[desk.tool] ?? hands["window"]!;
   const ends: (() => void)[] = [];
@@ -38,10 +43,13 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
   let layout: Layout = besideId ? "beside" : "stack";
   let playing = 0;
   let down = false;
+  let checked = 0;
 
   const grid = el("div", { class: "grid" });
   const slider = el("input", { type: "range", min: 0, step: 1, "aria-label": "Slice", oninput: () => active.scroll(Number(slider.value) - active.plane.index) });
   const loaded = el("span", { class: "soft" });
+  const besideWords = el("span", { class: "soft" });
+  const bad = (error: unknown) => toast(error instanceof Error ? error.message : String(error), "bad");
   const play = iconButton("play", "Play", () => cine(), "Space");
   const preset = el("select", { "aria-label": "Window preset", onchange: () => choose(Number(preset.value)) });
   const presets = [...stack.info.windows.map((w, n) => ({ ...w, name: w.name || `Window ${n + 1}` })), ...(stack.info.modality === "CT" ? CT_PRESETS.filter((p) => !stack.info.windows.some((w) => w.name === p.name)) : [])];
@@ -62,12 +70,13 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
     show();
   };
   const show = () => {
+    if (!views.length) return;
     slider.value = String(active.plane.index);
     const { count, info } = active.stack.frames;
     loaded.textContent = count < info.frames && active.stack.frames.whole ? `${Math.round((100 * count) / info.frames)} %` : "";
   };
   const arrange = (next: Layout) => {
-    if (next === "beside" && stacks.length < 2) return void beside();
+    if (next === "beside" && (stacks.length < 2 || (views.length && layout === "beside"))) return void chooseBeside(app, id).catch(bad);
     views.forEach((view) => view.stop());
     cube?.stop();
     cube = null;
@@ -76,20 +85,14 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
     grid.className = `grid ${next}`;
     if (next === "stack") put(2);
     else if (next === "planes") for (const axis of [2, 1, 0] as const) put(axis, stack, true);
-    else if (next === "beside") stacks.forEach((one) => put(2, one));
+    else if (next === "beside") stacks.forEach((one) => put(2, one, joined(stack, stacks[1]!)));
     if (next === "cube" || next === "planes") cube = new Cube(stack, desk.shown);
     if (next === "cube") put(2);
     fill(grid, ...(next === "cube" ? [] : views.map((view) => view.root)), cube?.root);
     activate(views[0]!);
     layoutButtons.forEach((button, name) => button.setAttribute("aria-pressed", String(name === next)));
-    if (next !== "cube") active.root.focus({ preventScroll: true });
-  };
-  const beside = async () => {
-    const { items } = await api.worklist({});
-    const mine = items.find((item) => item.id === id);
-    const others = items.filter((item) => item.id !== id).sort((a, b) => Number(b.patient === mine?.patient) - Number(a.patient === mine?.patient));
-    if (!others.length) return toast("There is no other stack to be put beside it.");
-    app.go(`#/stack/${id}/beside/${others[0]!.id}`);
+    besideWords.textContent = next !== "beside" ? "" : joined(stack, stacks[1]!) ? "Linked by position" : "Linked by slice";
+    if (next !== "cube") if (document.activeElement === document.body || grid.contains(document.activeElement)) active.root.focus({ preventScroll: true });
   };
   const cine = () => {
     if (playing) {
@@ -104,7 +107,7 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
     fill(play, icon(playing ? "stop" : "play"));
   };
   const turn = (change: (camera: Viewport["camera"]) => Viewport["camera"]) => active.setCamera(fit(change(active.camera), active.plane, active.plane.stretch, active.screen));
-  const finish = () => hand().finish?.(active);
+  const finish = () => void hand().finish?.(active);
   const remove = () => {
     const chosen = desk.shown.chosen;
     const mark = chosen ? stack.annotations.marks.get(chosen) : undefined;
@@ -112,6 +115,17 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
     if (desk.shown.locked.has(mark.data.label.name)) return toast(`“${mark.data.label.name}” is locked.`);
     desk.shown.chosen = null;
     stack.annotations.remove(mark.data.id);
+  };
+  const moved = async (now: string | null, actions: Action[]) => {
+    if (!now) return toast("Not saved: this stack is not in the archive any more.", "bad");
+    const { slices } = await api.stack(now);
+    const numbers = renumbered(stack.info.slices, slices);
+    const again = carried(actions, numbers);
+    if (!again) return toast("Not saved: a slice is not in the archive any more.", "bad");
+    if (again.length) app.outbox.push(now, app.author, null, again);
+    if (!location.hash.startsWith(`#/stack/${id}`)) return;
+    app.kept = { id: now, slice: stack.info.slices[stack.place[2]], place: stack.place, window: stack.window, inverted: stack.inverted, layout, camera: active.camera };
+    location.replace(`#/stack/${now}${besideId ? `/beside/${besideId}` : ""}`);
   };
   const take = (tool: string) => {
     hand().cancel?.();
@@ -122,20 +136,6 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
   const jump = (step: 1 | -1) => {
     const k = step > 0 ? marksOf().find((at) => at > stack.place[2]) : marksOf().findLast((at) => at < stack.place[2]);
     if (k !== undefined) stack.go([stack.place[0], stack.place[1], k]);
-  };
-  const assist = async (name: string) => {
-    const marks = stack.annotations.of().filter((m) => m.data.label.name === desk.label.name);
-    const points = marks.filter((m) => m.data.kind === "point").flatMap((m) => m.data.contours.flatMap((c) => c.points.map((p) => [c.slice ?? stack.place[2], Math.round(p[0]!), Math.round(p[1]!)])));
-    const boxed = marks.find((m) => m.data.kind === "box")?.data.contours[0];
-    const [p, q] = boxed?.points ?? [];
-    const box = p && q ? [boxed!.slice!, Math.min(p[0]!, q[0]!), Math.min(p[1]!, q[1]!), boxed!.slice! + 1, Math.max(p[0]!, q[0]!) + 1, Math.max(p[1]!, q[1]!) + 1].map(Math.round) : null;
-    if (!points.length && !box) return toast("Set points, or a box, of this label as prompts first.");
-    const background = stack.annotations.of("point").filter((m) => m.data.label.name === "Background").flatMap((m) => m.data.contours.flatMap((c) => c.points.map((b) => [c.slice!, Math.round(b[0]!), Math.round(b[1]!)])));
-    const mask = await send<{ slices: SliceRuns[] }>(`${api.of(id)}/assist/${encodeURIComponent(name)}`, { prompts: { foreground: points, background, box } });
-    if (!mask.slices.length) return toast("Nothing was found there.");
-    desk.begin();
-    stack.annotations.setSlices(desk.target(stack), mask.slices, desk.label, `assist ${name}`);
-    toast("Proposed. Edit it, or undo with Ctrl+Z.");
   };
   /** The keyboard's cursor: moves as the mouse would, pressed or not. */
   const nudge = (du: number, dv: number) => {
@@ -205,10 +205,10 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
     layoutButtons.set(name, button);
   }
   const act = (name: string, words: string, key: string, keys: string) => iconButton(name, words, () => commands.find((x) => x.keys.split("|").includes(keys))!.act(), key);
-  const transport = el("div", { class: "transport" }, play, slider, loaded, preset,
+  const transport = el("div", { class: "transport" }, play, slider, loaded, besideWords, preset,
     act("fit", "Fit", "F", "f"), act("turn", "Turn", "R", "r"), act("flip", "Mirror", "H", "h"), act("invert", "Invert", "I", "i"));
-  const side = panel(app, stack, () => active, assist);
-  const title = el("h1", { class: "grow cut" }, el("span", {}, stack.info.patient || "No name"), el("span", { class: "soft subtitle" }, `   ${stack.info.modality}  ${stack.info.description}`));
+  const side = panel(app, stack, take);
+  const title = el("h1", { class: "grow cut" }, el("span", {}, person(stack.info.patient) || "No name"), el("span", { class: "soft subtitle" }, `   ${stack.info.modality}  ${stack.info.description}`));
   const line = bar(app, title, ...layoutButtons.values(), el("hr"), act("undo", "Undo", "Ctrl+Z", "Ctrl+z"), act("redo", "Redo", "Ctrl+Y", "Ctrl+y"), iconButton("help", "Keys", () => document.dispatchEvent(new Event("dcmark-help")), "?"));
   const root = el("div", { class: "shell" }, line, el("main", { class: "viewer", "aria-label": "Viewer" }, rail, el("div", { class: "stage" }, grid, transport), side.root));
 
@@ -217,37 +217,39 @@ export async function viewer(app: App, id: string, besideId?: string): Promise<{
   ends.push(app.live.on("change", ({ head, stacks: ids }) => stacks.forEach((one) => ids.includes(one.info.id) && one.annotations.refresh(head))));
   for (const one of stacks) {
     ends.push(one.on("place", show), one.frames.on("frame", show), one.frames.on("failed", (text) => toast(text, "bad")), one.annotations.on("notice", (text) => toast(text)));
-    one.annotations.load().catch((error: unknown) => toast(String(error), "bad"));
+    one.annotations.load().catch(bad);
   }
-  if (stacks[1]) link(stack, stacks[1], ends);
+  // A stack that files are still added to becomes another: the view moves on to it, with what was drawn meanwhile.
+  ends.push(stack.annotations.on("gone", ({ entry, now }) => void moved(now, entry.actions).catch(bad)));
+  ends.push(app.live.on("ingest", () => {
+    if (checked || down) return;
+    checked = window.setTimeout(() => void api.stack(id).catch(async (error: unknown) => {
+      const now = error instanceof ApiError && error.code === "gone" ? error.more["now"] : null;
+      if (typeof now === "string" && !app.outbox.pending(id)) await moved(now, []);
+    }).finally(() => (checked = 0)).catch(bad), 1500);
+  }));
+  if (stacks[1]) ends.push(...link(stack, stacks[1]));
   mark();
-  arrange(layout);
+  const kept = app.kept?.id === id ? app.kept : null;
+  app.kept = null;
+  if (kept) {
+    [stack.window, stack.inverted] = [kept.window, kept.inverted];
+    const k = stack.info.slices.findIndex((slice) => slice.file === kept.slice?.file && slice.frame === kept.slice.frame);
+    stack.go([kept.place[0], kept.place[1], k < 0 ? kept.place[2] : k]);
+  }
+  arrange(kept && (kept.layout !== "beside" || besideId) ? (kept.layout as Layout) : layout);
+  if (kept) active.keep(kept.camera);
   const stop = () => {
     ends.forEach((end) => end());
     views.forEach((view) => view.stop());
     cube?.stop();
     side.stop();
     clearInterval(playing);
+    clearTimeout(checked);
+    desk.assist.cancel();
+    desk.shown.heat = null;
+    desk.shown.chosen = null;
     stacks.forEach((one) => one.stop());
   };
   return { root, stop, commands: Object.assign([...commands], { find: (test: (x: Command) => boolean) => hidden.find(test) ?? commands.find(test) }) };
-}
-
-/** Two stacks of one frame of reference scroll together, by the place in the patient. */
-function link(a: Stack, b: Stack, ends: (() => void)[]): void {
-  const joined = a.info.frame_of_reference !== null && a.info.frame_of_reference === b.info.frame_of_reference;
-  let busy = false;
-  const follow = (from: Stack, to: Stack) => from.on("place", () => {
-    if (busy) return;
-    busy = true;
-    const place = from.info.slices[from.place[2]]?.position;
-    const o = to.info.slices[0]?.orientation;
-    let k = Math.round((from.place[2] * (to.info.frames - 1)) / Math.max(1, from.info.frames - 1));
-    if (joined && place && o) k = nearest(to.info.slices.map((s) => s.position), place, cross([o[0]!, o[1]!, o[2]!], [o[3]!, o[4]!, o[5]!]));
-    if (k >= 0) to.go([to.place[0], to.place[1], k]);
-    busy = false;
-  });
-  ends.push(follow(a, b), follow(b, a));
-  b.go(b.place);
-  a.go(a.place);
 }

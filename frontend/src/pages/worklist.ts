@@ -3,8 +3,10 @@
 import { api } from "../data/api";
 import type { Item, Worklist } from "../data/types";
 import { date, el, fill, iconButton } from "../ui/dom";
-import { bar, type App } from "./app";
+import { person } from "../ui/words";
+import { bar, save, type App } from "./app";
 
+const PAGE = 500;
 const STATES: [string, string][] = [["", "All"], ["todo", "To do"], ["draft", "Begun"], ["reviewed", "Reviewed"]];
 
 export async function worklist(app: App): Promise<{ root: HTMLElement; stop: () => void; next: () => void }> {
@@ -13,7 +15,8 @@ export async function worklist(app: App): Promise<{ root: HTMLElement; stop: () 
   const side = el("nav", { class: "side", "aria-label": "Filters" });
   const search = el("input", { type: "search", placeholder: "Search  /", "aria-label": "Search", oninput: () => later() });
   let now: Worklist = { items: [], next: null };
-  let all: Item[] = [];
+  let items: Item[] = [];
+  const cards = new Map<string, HTMLElement>();
   let timer = 0;
   const next = () => now.next && app.go(`#/stack/${now.next}`);
   const button = iconButton("next", "Next unfinished", next, "N", "Next unfinished");
@@ -24,30 +27,49 @@ export async function worklist(app: App): Promise<{ root: HTMLElement; stop: () 
       el("button", { type: "button", class: "choice", "aria-pressed": String(filter[key] === value), onclick: () => ((filter[key] = value), void load()) }, el("span", {}, name), el("span", {}, count(value)))));
 
   const draw = () => {
-    const count = (state: string) => all.filter((item) => item.state === state).length;
-    const share = (n: number) => `${all.length ? (100 * n) / all.length : 0}%`;
-    const bars = el("div", { class: "progress", role: "progressbar", "aria-label": "Reviewed", "aria-valuemin": "0", "aria-valuemax": String(all.length), "aria-valuenow": String(count("reviewed")) }, el("i"), el("i", { class: "half" }));
+    const count = (state: string) => now.counts?.state[state] ?? 0;
+    const total = Object.values(now.counts?.state ?? {}).reduce((sum, n) => sum + n, 0);
+    const share = (n: number) => `${total ? (100 * n) / total : 0}%`;
+    const bars = el("div", { class: "progress", role: "progressbar", "aria-label": "Reviewed", "aria-valuemin": "0", "aria-valuemax": String(total), "aria-valuenow": String(count("reviewed")) }, el("i"), el("i", { class: "half" }));
     (bars.children[0] as HTMLElement).style.width = share(count("reviewed"));
     (bars.children[1] as HTMLElement).style.width = share(count("draft"));
-    const kinds = [...new Set(all.map((item) => item.modality))].filter(Boolean).sort();
+    const kinds = Object.keys(now.counts?.modality ?? {}).filter(Boolean).sort();
     const focus = document.activeElement === search;
-    fill(side, search, el("div", {}, el("div", { class: "caption" }, `${count("reviewed")} of ${all.length} reviewed`), bars),
-      choices("State", "state", STATES, (value) => (value ? count(value) : all.length)),
-      choices("Modality", "modality", [["", "All"], ...kinds.map((m): [string, string] => [m, m])], (value) => all.filter((i) => !value || i.modality === value).length),
+    fill(side, search, el("div", {}, el("div", { class: "caption" }, `${count("reviewed")} of ${total} reviewed`), bars),
+      choices("State", "state", STATES, (value) => (value ? count(value) : total)),
+      choices("Modality", "modality", [["", "All"], ...kinds.map((m): [string, string] => [m, m])], (value) => (value ? (now.counts?.modality[value] ?? 0) : Object.values(now.counts?.modality ?? {}).reduce((sum, n) => sum + n, 0))),
       el("div", { class: "soft" }, `${app.archive.counts["files"] ?? 0} files, ${app.archive.counts["frames"] ?? 0} frames`));
     if (focus) search.focus();
     button.disabled = !now.next;
-    if (!now.items.length) return fill(list, el("div", { class: "empty" }, el("p", {}, all.length ? "Nothing fits these filters." : app.archive.ingest ? "Images appear here as they are read." : "There are no images in this archive.")));
+    if (!items.length) return fill(list, el("div", { class: "empty" }, el("p", {}, filter.search || filter.state || filter.modality ? "Nothing fits these filters." : app.archive.ingest ? "Images appear here as they are read." : "There are no images in this archive.")));
     const groups = new Map<string, Item[]>();
-    for (const item of now.items) groups.set(`${item.patient} ${item.patient_id}`, [...(groups.get(`${item.patient} ${item.patient_id}`) ?? []), item]);
-    fill(list, ...[...groups.values()].map((items) => el("section", {},
-      el("div", { class: "patient" }, el("h2", {}, items[0]!.patient || "No name"), el("span", { class: "soft" }, items[0]!.patient_id)),
-      el("ul", { class: "cards" }, ...items.map(card)))));
+    for (const item of items) {
+      const key = `${item.patient} ${item.patient_id}`;
+      const there = groups.get(key);
+      if (there) there.push(item);
+      else groups.set(key, [item]);
+    }
+    const left = (now.total ?? items.length) - items.length;
+    fill(list, ...[...groups.values()].map((items) => el("section", { class: items.length > 1 ? "many" : "" },
+      el("div", { class: "patient" }, el("h2", {}, person(items[0]!.patient) || "No name"), el("span", { class: "soft" }, items[0]!.patient_id)),
+      el("ul", { class: "cards" }, ...items.map(shown)))), left > 0 && el("button", { type: "button", class: "button more", onclick: () => void load(items.length).catch(() => undefined) }, `Show more (${left} left)`));
   };
-  const load = async () => {
+  /** A card stays the same element for as long as it says the same, so that pictures do not flicker. */
+  const shown = (item: Item) => {
+    const key = JSON.stringify(item);
+    const there = cards.get(key) ?? card(item);
+    cards.set(key, there);
+    return there;
+  };
+  let turn = 0;
+  const load = async (offset = 0) => {
+    const mine = ++turn;
     const asked = Object.fromEntries(Object.entries(filter).filter(([, value]) => value));
-    now = await api.worklist(asked);
-    if (!Object.keys(asked).length) all = now.items;
+    const most = Math.max(PAGE, offset ? 0 : items.length);
+    const found = await api.worklist({ ...asked, limit: String(Math.min(5000, most)), offset: String(offset) });
+    if (mine !== turn) return;
+    now = found;
+    items = offset ? [...items, ...found.items] : found.items;
     draw();
   };
   const later = () => {
@@ -55,10 +77,20 @@ export async function worklist(app: App): Promise<{ root: HTMLElement; stop: () 
     clearTimeout(timer);
     timer = window.setTimeout(() => void load().catch(() => undefined), 180);
   };
-  const ends = [app.live.on("change", later), app.live.on("ingest", later)];
+  /** What others do is shown at most once a second, however often it is told. */
+  let due = 0;
+  const soon = () => {
+    if (due) return;
+    due = window.setTimeout(() => {
+      due = 0;
+      void api.archive().then((archive) => (app.archive.counts = archive.counts)).then(() => load()).catch(() => undefined);
+    }, 700);
+  };
+  const ends = [app.live.on("change", soon), app.live.on("ingest", soon), () => clearTimeout(due), () => clearTimeout(timer)];
   await load();
   const title = el("h1", { class: "grow cut" }, app.archive.name);
-  const root = el("div", { class: "shell" }, bar(app, title, button), el("div", { class: "worklist" }, side, list));
+  const report = el("button", { type: "button", class: "button", onclick: () => void save("/api/report") }, "Report");
+  const root = el("div", { class: "shell" }, bar(app, title, report, button), el("div", { class: "worklist" }, side, list));
   return { root, stop: () => ends.forEach((end) => end()), next };
 }
 

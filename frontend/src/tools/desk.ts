@@ -3,8 +3,9 @@
 import { Emitter } from "../data/emitter";
 import { newId } from "../data/annotations";
 import type { Stack } from "../data/stack";
-import type { Label, LabelSet } from "../data/types";
+import type { Label, LabelSet, SliceRuns } from "../data/types";
 import type { Shown } from "../ui/overlay";
+import { Assist, without } from "./assist";
 
 export class Desk extends Emitter<{ changed: null }> {
   sets: LabelSet[] = [];
@@ -16,7 +17,8 @@ export class Desk extends Emitter<{ changed: null }> {
   tolerance = 60;
   deep = false;
   readOnly = false;
-  readonly shown: Shown = { hidden: new Set(), locked: new Set(), opacity: 0.35, chosen: null };
+  readonly shown: Shown = { hidden: new Set(), locked: new Set(), opacity: new Map(), chosen: null, heat: null, proposal: null };
+  readonly assist = new Assist(this);
   private fresh = "";
   private unused = false;
 
@@ -26,6 +28,11 @@ export class Desk extends Emitter<{ changed: null }> {
 
   get labels(): Label[] {
     return this.sets.flatMap((set) => set.labels);
+  }
+
+  /** Slices of a mask without what no stroke may touch: pixels of labels that are locked. */
+  spare(stack: Stack, slices: SliceRuns[], id: string): SliceRuns[] {
+    return without(stack, slices, this.shown.locked, id);
   }
 
   /** The mask that strokes go to: the chosen one, else the first of the label, else a new one. */

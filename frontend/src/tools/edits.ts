@@ -20,13 +20,13 @@ function free(desk: Desk, name = desk.label.name): boolean {
 
 /** Holes of the mask on this slice; or the inside of the chosen contour, as a mask. */
 export function fillRegion(view: Viewport, desk: Desk): void {
-  if (!free(desk)) return;
   const chosen = desk.shown.chosen ? view.stack.annotations.marks.get(desk.shown.chosen) : undefined;
+  if (!free(desk)) return;
   const id = desk.target(view.stack);
   if (chosen && chosen.data.kind !== "mask") {
     const runs = view.stack.annotations.marks.get(id)?.runs.get(view.plane.index) ?? [];
     const inside = encode(toBitmap(view, chosen.data));
-    if (inside.length) view.stack.annotations.setSlices(id, [{ k: view.plane.index, runs: union(runs, inside) }], desk.label, "fill");
+    if (inside.length) view.stack.annotations.setSlices(id, desk.spare(view.stack, [{ k: view.plane.index, runs: union(runs, inside) }], id), desk.label, "fill");
     return;
   }
   if (view.plane.touched(id)) commit(view, id, fillHoles(view.plane.bitmap(id), view.plane.width, view.plane.height), desk, "fill");
@@ -36,24 +36,24 @@ export function fillRegion(view: Viewport, desk: Desk): void {
 export function copyToNext(view: Viewport, desk: Desk, step: 1 | -1): void {
   const { stack, plane } = view;
   const [k, next] = [plane.index, plane.index + step];
-  if (!plane.native || next < 0 || next >= plane.count || !free(desk)) return;
   const chosen = desk.shown.chosen ? stack.annotations.marks.get(desk.shown.chosen) : undefined;
+  if (!plane.native || next < 0 || next >= plane.count || !free(desk, chosen?.data.label.name)) return;
   if (chosen && chosen.data.kind !== "mask") {
     const there = chosen.data.contours.filter((c) => c.slice === k).map((c) => ({ ...c, slice: next }));
     if (there.length) stack.annotations.change(chosen.data.id, { contours: [...chosen.data.contours.filter((c) => c.slice !== next), ...there] });
   } else {
     const id = desk.target(stack);
     const runs = stack.annotations.marks.get(id)?.runs;
-    if (runs?.has(k)) stack.annotations.setSlices(id, [{ k: next, runs: union(runs.get(next) ?? [], runs.get(k)!) }], desk.label, "copy");
+    if (runs?.has(k)) stack.annotations.setSlices(id, desk.spare(stack, [{ k: next, runs: union(runs.get(next) ?? [], runs.get(k)!) }], id), desk.label, "copy");
   }
   view.scroll(step);
 }
 
 /** Fills the slices between those that are annotated: of the chosen contour, else of the mask of the label. */
 export function interpolate(view: Viewport, desk: Desk): void {
-  if (!free(desk)) return;
   const { annotations, info } = view.stack;
   const chosen = desk.shown.chosen ? annotations.marks.get(desk.shown.chosen) : undefined;
+  if (!free(desk, chosen?.data.label.name)) return;
   if (chosen && ["polygon", "freehand", "ellipse", "box"].includes(chosen.data.kind)) {
     const { kind, contours } = chosen.data;
     const known = contours.filter((c) => c.slice !== null && c.closed).sort((a, b) => a.slice! - b.slice!);
@@ -85,6 +85,6 @@ export function interpolate(view: Viewport, desk: Desk): void {
     });
   }
   if (!made.length) return toast("Paint it on two slices that lie apart first.");
-  annotations.setSlices(id, made, desk.label, "interpolate");
+  annotations.setSlices(id, desk.spare(view.stack, made, id), desk.label, "interpolate");
   toast(`${made.length} slices filled in.`);
 }

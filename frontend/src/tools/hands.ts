@@ -8,8 +8,9 @@ import { encode, union, type Rect } from "../core/rle";
 import { bare } from "../data/annotations";
 import type { Annotation, Kind, SliceRuns } from "../data/types";
 import { toast } from "../ui/dom";
-import { drawLine, label as words, outline } from "../ui/overlay";
+import { drawLine, label as words, OPACITY, outline } from "../ui/overlay";
 import type { Hand, Spot, Viewport } from "../ui/viewport";
+import { colourOf } from "../ui/words";
 import type { Desk } from "./desk";
 
 const MOST_VOXELS = 20_000_000;
@@ -57,7 +58,7 @@ export class Brush implements Hand {
     const { plane } = view;
     const rect = stroke(this.bitmap, plane.width, plane.height, [this.last.v, this.last.u], [spot.v, spot.u], this.desk.radius, this.erase ? 0 : 1, plane.stretch, this.gate(view));
     this.last = spot;
-    if (rect) view.repaint(wider(rect, plane.width, plane.height), { bitmap: this.bitmap, color: this.desk.label.color, over: this.id });
+    if (rect) view.repaint(wider(rect, plane.width, plane.height), { bitmap: this.bitmap, color: colourOf(this.desk.label), opacity: this.desk.shown.opacity.get(this.desk.label.name) ?? OPACITY, over: this.id });
   }
 
   up(view: Viewport): void {
@@ -69,7 +70,7 @@ export class Brush implements Hand {
   draw(view: Viewport, context: CanvasRenderingContext2D): void {
     if (!this.at) return;
     const { x, y } = view.spotAt(this.at.u, this.at.v);
-    context.strokeStyle = this.erase ? "#fff" : this.desk.label.color;
+    context.strokeStyle = this.erase ? "#fff" : colourOf(this.desk.label);
     context.lineWidth = 1.5;
     context.beginPath();
     context.arc(x, y, this.desk.radius * view.camera.zoom, 0, 7);
@@ -130,6 +131,7 @@ class Grow implements Hand {
   private async grow(view: Viewport, u: number, v: number): Promise<void> {
     const { desk } = this;
     const { stack, plane } = view;
+    if (u < 0 || v < 0 || u >= plane.width || v >= plane.height) return;
     const [i, j, k] = plane.voxel(u, v);
     const value = stack.value([i, j, k]);
     if (desk.readOnly || value === undefined) return;
@@ -144,12 +146,13 @@ class Grow implements Hand {
     const runsAt = (at: number) => stack.annotations.marks.get(id)?.runs.get(at) ?? [];
     if (!desk.deep) {
       const found = encode(grow2d(stack.frames.get(k)!, columns, rows, j * columns + i, ...bounds(k)));
-      return stack.annotations.setSlices(id, [{ k, runs: union(runsAt(k), found) }], desk.label, "region grow");
+      if (!found.length) return toast("Nothing to grow from there.");
+      return stack.annotations.setSlices(id, desk.spare(stack, [{ k, runs: union(runsAt(k), found) }], id), desk.label, "region grow");
     }
     toast("Growing…");
     const found = await grow3d((at) => stack.frames.load(at), [frames, rows, columns], [k, j * columns + i], bounds, MOST_VOXELS, () => new Promise((go) => setTimeout(go)));
     if (found.cut) return toast("The region leaks: lower the tolerance.", "bad");
-    const slices = [...found.slices].map(([at, bitmap]) => ({ k: at, runs: union(runsAt(at), encode(bitmap)) }));
+    const slices = desk.spare(stack, [...found.slices].map(([at, bitmap]) => ({ k: at, runs: union(runsAt(at), encode(bitmap)) })), id);
     stack.annotations.setSlices(id, slices, desk.label, "region grow 3-D");
   }
 }
@@ -216,9 +219,16 @@ class Shape implements Hand {
     const known = stack.info.spacing !== null;
     const value = name === "ruler" ? wayLength(points, plane.spacing) : name === "angle" ? angle(points, plane.spacing) : null;
     const label: Annotation["label"] = measured ? { name: name === "ruler" ? "Length" : "Angle", color: "#f2d479", code: null } : bare(desk.label);
+    const contour = { slice: plane.index, closed, points: points.map(([r, c]) => [round(r), round(c)]) };
+    const chosen = desk.shown.chosen && closed ? stack.annotations.marks.get(desk.shown.chosen)?.data : undefined;
+    if (chosen && chosen.kind === kind && chosen.label.name === label.name && !chosen.contours.some((c) => c.slice === plane.index)) {
+      // The chosen contour goes on through the slices, so that those between can be filled in.
+      stack.annotations.change(chosen.id, { contours: [...chosen.contours, contour] });
+      return desk.say();
+    }
     desk.shown.chosen = stack.annotations.add({
       kind, label, value, unit: name === "angle" ? "deg" : value === null ? "" : known ? "mm" : "{pixel}", tool: name, slice: plane.index,
-      contours: [{ slice: plane.index, closed, points: points.map(([r, c]) => [round(r), round(c)]) }],
+      contours: [contour],
     });
     desk.say();
   }
@@ -230,8 +240,8 @@ class Shape implements Hand {
     const corners = kind === "ellipse" ? outline(kind, { slice: 0, closed: true, points: ends(open) }) : outline(kind, { slice: 0, closed: true, points: open });
     const screen = corners.map(([r, c]): [number, number] => { const s = view.spotAt(c, r); return [s.x, s.y]; });
     context.lineWidth = 1.5;
-    drawLine(context, screen, this.desk.label.color, kind === "box" || kind === "ellipse");
-    if (this.name === "ruler") words(context, `${wayLength(open, view.plane.spacing).toFixed(1)} mm`, screen.at(-1)![0] + 10, screen.at(-1)![1]);
+    drawLine(context, screen, colourOf(this.desk.label), kind === "box" || kind === "ellipse");
+    if (this.name === "ruler") words(context, `${wayLength(open, view.plane.spacing).toFixed(1)} ${view.stack.info.spacing ? "mm" : "px"}`, screen.at(-1)![0] + 10, screen.at(-1)![1]);
   }
 }
 
@@ -297,7 +307,7 @@ class Select implements Hand {
   }
 }
 
-export type Hands = Record<string, Hand & { finish?(view: Viewport): void; cancel?(): void }>;
+export type Hands = Record<string, Hand & { finish?(view: Viewport): unknown; cancel?(): void }>;
 
 export function makeHands(desk: Desk): Hands {
   const cross = (view: Viewport, spot: Spot) => view.stack.go(view.plane.voxel(Math.round(spot.u), Math.round(spot.v)));
@@ -311,7 +321,7 @@ export function makeHands(desk: Desk): Hands {
     ruler: shape("ruler"), angle: shape("angle"), point: shape("point"), line: shape("line"), box: shape("box"),
     ellipse: shape("ellipse"), polygon: shape("polygon"), freehand: shape("freehand"),
     brush: new Brush(desk, false, false), eraser: new Brush(desk, true, false), threshold: new Brush(desk, false, true),
-    grow: new Grow(desk),
+    grow: new Grow(desk), assist: desk.assist,
   };
 }
 

@@ -8,14 +8,38 @@ import { decode, type Rect } from "../core/rle";
 import type { Mark } from "../data/annotations";
 import type { Plane } from "../data/stack";
 import type { Contour } from "../data/types";
+import { enclosedWords } from "../tools/measure";
+import type { Proposal } from "../tools/assist";
 import type { Viewport } from "./viewport";
+import { colourOf, unit } from "./words";
 
 /** How labels are shown; by name. */
 export interface Shown {
   hidden: Set<string>;
   locked: Set<string>;
-  opacity: number;
+  /** From 0 to 1; `OPACITY` where it is not said. */
+  opacity: Map<string, number>;
   chosen: string | null;
+  /** Where readers differ on a stack: by slice, how many are in the minority on which pixels. */
+  heat: { stack: string; slices: ReadonlyMap<number, { count: number; runs: number[] }[]>; most: number } | null;
+  /** What an assistant proposes and nobody accepted yet. */
+  proposal: Proposal | null;
+}
+
+export const OPACITY = 0.35;
+const HEAT = ["#ffd166", "#ff9f4a", "#f8623f", "#e02f44"];
+
+/** The colour of so many readers in the minority, of at most `most`. */
+export function heatColour(count: number, most: number): string {
+  return HEAT[most < 2 ? 1 : Math.round(((count - 1) * (HEAT.length - 1)) / (most - 1))]!;
+}
+
+/** A stroke under way: what it makes of the plane of a mask. */
+export interface Stroke {
+  bitmap: Uint8Array;
+  color: string;
+  opacity: number;
+  over: string | null;
 }
 
 /** Paints the masks of a plane, or a rectangle of them: a veil within, a line at the edge. */
@@ -24,14 +48,13 @@ export function paintMasks(
   shown: Shown,
   into: ImageData,
   rect: Rect | null,
-  brush?: { bitmap: Uint8Array; color: string; over: string | null },
-  heat?: { count: number; runs: number[] }[],
+  brush?: Stroke,
 ): void {
   const { width, height } = plane;
   const r = rect ?? { x0: 0, y0: 0, x1: width, y1: height };
   const out = into.data;
   for (let y = r.y0; y < r.y1; y++) out.fill(0, 4 * (y * width + r.x0), 4 * (y * width + r.x1));
-  const paint = (bitmap: Uint8Array, color: string, opacity: number) => {
+  const paint = (bitmap: Uint8Array, color: string, opacity: number, hatched = false) => {
     const [red, green, blue] = rgb(color);
     for (let y = r.y0; y < r.y1; y++) {
       for (let x = r.x0; x < r.x1; x++) {
@@ -41,16 +64,22 @@ export function paintMasks(
         out[4 * at] = red;
         out[4 * at + 1] = green;
         out[4 * at + 2] = blue;
-        out[4 * at + 3] = Math.max(out[4 * at + 3]!, 255 * (edge ? Math.min(1, opacity * 2 + 0.15) : opacity));
+        const veil = hatched && (x + y) % 6 > 1 ? opacity / 3 : opacity;
+        out[4 * at + 3] = Math.max(out[4 * at + 3]!, 255 * (edge ? Math.min(1, opacity * 2 + 0.15) : veil));
       }
     }
   };
   for (const { data } of plane.stack.annotations.of("mask")) {
     if (shown.hidden.has(data.label.name) || data.id === brush?.over || !plane.touched(data.id)) continue;
-    paint(plane.bitmap(data.id), data.label.color, data.status === "rejected" ? shown.opacity / 3 : shown.opacity);
+    const opacity = shown.opacity.get(data.label.name) ?? OPACITY;
+    paint(plane.bitmap(data.id), colourOf(data.label), data.status === "rejected" ? opacity / 3 : opacity);
   }
-  if (brush) paint(brush.bitmap, brush.color, shown.opacity);
-  if (plane.native) for (const level of heat ?? []) paint(decode(level.runs, width * height), level.count > 1 ? "#ff5a3c" : "#ffb84d", 0.6);
+  if (brush) paint(brush.bitmap, brush.color, brush.opacity);
+  const { proposal, heat } = shown;
+  if (proposal?.stack === plane.stack) paint(plane.cut(proposal.runs), colourOf(proposal.label), 0.6, true);
+  if (plane.native && heat?.stack === plane.stack.info.id) {
+    for (const level of heat.slices.get(plane.index) ?? []) paint(decode(level.runs, width * height), heatColour(level.count, heat.most), 0.65);
+  }
 }
 
 /** Corners of a contour as they are drawn. */
@@ -66,24 +95,27 @@ export function drawMarks(view: Viewport, shown: Shown, context: CanvasRendering
   }
 }
 
-function drawMark(view: Viewport, { data }: Mark, chosen: boolean, context: CanvasRenderingContext2D): void {
+function drawMark(view: Viewport, mark: Mark, chosen: boolean, context: CanvasRenderingContext2D): void {
+  const { data } = mark;
+  const color = colourOf(data.label);
   for (const contour of data.contours) {
     if (contour.slice !== view.plane.index) continue;
     const corners = outline(data.kind, contour).map(([row, column]) => toScreen(view.matrix, column, row));
     context.lineWidth = chosen ? 2 : 1.5;
     context.setLineDash(data.status === "rejected" ? [4, 4] : []);
-    drawLine(context, corners, data.label.color || "#5cc3c2", contour.closed);
+    drawLine(context, corners, color, contour.closed);
     context.setLineDash([]);
     const ends = data.kind === "point" || chosen ? contour.points : [];
     for (const [row, column] of ends) {
       const [x, y] = toScreen(view.matrix, column!, row!);
-      context.fillStyle = chosen ? "#fff" : data.label.color || "#5cc3c2";
+      context.fillStyle = chosen ? "#fff" : color;
       context.beginPath();
       context.arc(x, y, data.kind === "point" ? 4.5 : 3.5, 0, 7);
       context.fill();
     }
     const last = corners[corners.length - 1]!;
-    const words = data.value === null ? data.text : `${Number(data.value.toPrecision(4))} ${data.unit === "deg" ? "°" : data.unit}`;
+    const value = data.value === null ? data.text : `${Number(data.value.toPrecision(4))} ${unit(data.unit)}`;
+    const words = value || (chosen && contour.closed ? enclosedWords(view.stack, mark, view.plane.index) : "");
     if (words) label(context, words.slice(0, 80), last[0] + 9, last[1] - 4);
   }
 }

@@ -6,7 +6,8 @@ import { applyLut, applyRgb, buildLut } from "../core/lut";
 import type { Rect } from "../core/rle";
 import { Plane, type Axis, type Stack } from "../data/stack";
 import { el } from "./dom";
-import { drawMarks, drawScale, paintMasks, type Shown } from "./overlay";
+import { drawMarks, drawScale, paintMasks, type Shown, type Stroke } from "./overlay";
+import { unit } from "./words";
 
 /** A place on a viewport: pixels of the plane, and of the screen. */
 export interface Spot {
@@ -32,7 +33,6 @@ export class Viewport {
   /** The cursor of the keyboard; null while the mouse leads. */
   cursor: [number, number] | null = null;
   smooth = true;
-  heat: ((k: number) => { count: number; runs: number[] }[]) | null = null;
   private readonly base = el("canvas");
   private readonly top = el("canvas");
   private readonly corners = ["tl", "tr", "bl", "br"].map((name) => el("div", { class: `corner ${name}` }));
@@ -67,7 +67,8 @@ export class Viewport {
     this.root.append(this.base, this.top, ...this.corners);
     this.root.setAttribute("aria-label", `${this.plane.name || "Image"} of ${stack.info.description}`);
     const ways = this.plane.ways;
-    if (ways && axis !== 2) this.camera = { ...this.camera, flipY: ways[1][2] > 0.5, flipX: false };
+    // DICOM slices are shown as they were acquired; planes across them, and files that know no such custom, upright.
+    if (ways && (axis !== 2 || !stack.info.slices[0]?.sop_instance_uid)) this.camera = { ...this.camera, ...cam.upright(ways) };
     this.watch = new ResizeObserver(() => this.resize());
     this.watch.observe(this.root);
     this.ends.push(
@@ -104,6 +105,12 @@ export class Viewport {
     this.redraw();
   }
 
+  /** A view that was there before: it is not fitted anew. */
+  keep(camera: cam.Camera): void {
+    this.fitted = true;
+    this.setCamera(camera);
+  }
+
   fit(): void {
     this.setCamera(cam.fit(this.camera, this.plane, this.plane.stretch, this.screen));
   }
@@ -126,8 +133,8 @@ export class Viewport {
   }
 
   /** Masks of a rectangle are painted again at once: the answer to a stroke. */
-  repaint(rect: Rect | null, brush?: { bitmap: Uint8Array; color: string; over: string | null }): void {
-    paintMasks(this.plane, this.shown, this.colours, rect, brush, this.heat?.(this.plane.index));
+  repaint(rect: Rect | null, brush?: Stroke): void {
+    paintMasks(this.plane, this.shown, this.colours, rect, brush);
     const r = rect ?? { x0: 0, y0: 0, x1: this.plane.width, y1: this.plane.height };
     this.masks.getContext("2d")!.putImageData(this.colours, 0, 0, r.x0, r.y0, r.x1 - r.x0, r.y1 - r.y0);
     this.stale.masks = false;
@@ -251,8 +258,7 @@ export class Viewport {
     const [u, v] = [Math.round(spot.u), Math.round(spot.v)];
     const within = u >= 0 && v >= 0 && u < this.plane.width && v < this.plane.height;
     const value = within ? this.stack.value(this.plane.voxel(u, v)) : undefined;
-    const unit = this.stack.info.unit;
-    this.probe = !within ? "" : `${u}, ${v}${value === undefined ? "" : `   ${Number(value.toPrecision(5))} ${unit}`}`;
+    this.probe = !within ? "" : `${u}, ${v}${value === undefined ? "" : `   ${Number(value.toPrecision(5))} ${unit(this.stack.info.unit)}`}`;
     this.corners[2]!.textContent = this.probe;
   }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,18 +80,22 @@ def worklist(request: Request) -> Response:
     offset = whole_number(query.get("offset", "0"), "offset", 0, 1 << 31)
     snapshot, marked = service.catalogue.now(), service.board.marked()
     words = search[:1000].lower().split()
+    searched = [item for item in snapshot.items.values() if all(word in item.words for word in words)]
+    stated = {item.id: marked.get(item.id, (0, "todo"))[1] for item in searched}
     found = [
         item
-        for item in snapshot.items.values()
-        if (not modality or item.modality == modality)
-        and all(word in item.words for word in words)
-        and (not state or marked.get(item.id, (0, "todo"))[1] == state)
+        for item in searched
+        if (not modality or item.modality == modality) and (not state or stated[item.id] == state)
     ]
-    states = {item.id: marked.get(item.id, (0, "todo"))[1] for item in found}
+    states = {item.id: stated[item.id] for item in found}
+    counts = {
+        "state": Counter(stated[item.id] for item in searched if not modality or item.modality == modality),
+        "modality": Counter(item.modality for item in searched if not state or stated[item.id] == state),
+    }
     after = next((name for name in states if states[name] == "todo"), None)
     after = after or next((name for name in states if states[name] == "draft"), None)
     items = [listed(item, marked) for item in found[offset : offset + limit]]
-    return json_answer({"items": items, "total": len(found), "next": after})
+    return json_answer({"items": items, "total": len(found), "next": after, "counts": counts})
 
 
 def report(request: Request) -> Response:

@@ -88,6 +88,7 @@ def random_walker(volume: AssistVolume, prompts: Prompts) -> Proposal:
         MissingExtraError: without scikit-image.
     """
     try:
+        from skimage.measure import label
         from skimage.segmentation import random_walker as walk
     except ModuleNotFoundError as error:
         raise MissingExtraError("scikit-image", "web", "the random walker") from error
@@ -109,6 +110,7 @@ def random_walker(volume: AssistVolume, prompts: Prompts) -> Proposal:
         if marks:
             places = np.array(marks) - low
             seeds[tuple(places[((places >= 0) & (places < size)).all(axis=1)].T)] = kind
+    marked = seeds == 1
     data = np.nan_to_num(part, nan=float(np.nanmin(part)) if np.isfinite(part).any() else 0.0)
     _widen(data, seeds)
     origin = (int(low[0]), int(low[1]), int(low[2]))
@@ -118,7 +120,9 @@ def random_walker(volume: AssistVolume, prompts: Prompts) -> Proposal:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of probabilities that are off by the tolerance: only the larger one counts
         labels = walk(data, seeds, beta=BETA, mode="cg_j", tol=1e-2, spacing=tuple(step))
-    return Proposal(origin, np.asarray(labels) == 1)
+    # Specks that no mark lies in are noise that happens to look alike.
+    parts = label(np.asarray(labels) == 1, connectivity=1)
+    return Proposal(origin, np.isin(parts, np.unique(parts[marked & (parts > 0)])))
 
 
 def _widen(data: NDArray[np.float32], seeds: NDArray[np.int8]) -> None:

@@ -73,9 +73,8 @@ class Board:
                 old = self._stacks.get(name)
             if old is not None and pixels:
                 return old
-            grown = snapshot.by_file.get(old.frames[0].file, ()) if old is not None else ()
             text = "expected the id of a stack, found none of it; read the list of work again"
-            raise HttpError(404, "gone", text, now=grown[0] if grown else None)
+            raise HttpError(404, "gone", text, now=self.catalogue.grown(name))
         with self._lock:
             found = self._stacks.get(name)
             if found is None or found.item is not item:

@@ -142,6 +142,7 @@ class Catalogue:
         self._lock = Lock()
         self._mark: tuple[str, ...] | None = None
         self._snapshot: Snapshot | None = None
+        self._past: dict[str, str] = {}
         self._made = self._took = 0.0
 
     def now(self) -> Snapshot:
@@ -153,10 +154,26 @@ class Catalogue:
         with self._lock:
             mark, began = self._newest(), time.monotonic()
             if self._snapshot is None or (mark != self._mark and began - self._made > RARELY * self._took):
-                self._snapshot = _snapshot(open_archive(self.path))
+                before, self._snapshot = self._snapshot, _snapshot(open_archive(self.path))
+                if before is not None:
+                    self._remember(before, self._snapshot)
                 self._mark, self._made = mark, time.monotonic()
                 self._took = self._made - began
             return self._snapshot
+
+    def grown(self, name: str) -> str | None:
+        """The item that holds a file of an item which is no more, as files were added to it; None where none does."""
+        snapshot = self.now()
+        with self._lock:
+            file = self._past.get(name)
+        return next(iter(snapshot.by_file.get(file, ())), None) if file is not None else None
+
+    def _remember(self, before: Snapshot, now: Snapshot) -> None:
+        gone = before.items.keys() - now.items.keys() - self._past.keys()
+        if gone:
+            for file, names in before.by_file.items():
+                for name in gone.intersection(names):
+                    self._past.setdefault(name, file)
 
     def renew(self) -> None:
         """Look at the archive anew the next time, however short ago that was: files were just added."""
