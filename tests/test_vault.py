@@ -196,7 +196,7 @@ def test_commands_from_folder_to_originals(bundled: Path, tmp_path: Path) -> Non
     (source / "notes.txt").write_text("words")
     keys = ("--key-file", "study.key")
     assert run("deidentify", "--check", "scans").returncode == 3
-    made = run("deidentify", "scans", "clean", "--vault", "study.vault", *keys)
+    made = run("deidentify", "scans", "clean", "--vault", "study.vault", "--text", "keep", *keys)
     assert made.returncode == 3, made.stderr  # notes.txt is held back
     assert "3 files written, 1 held back" in made.stdout
     assert run("deidentify", "--check", "clean").returncode == 0
@@ -205,7 +205,7 @@ def test_commands_from_folder_to_originals(bundled: Path, tmp_path: Path) -> Non
     for place in source.glob("*.dcm"):
         assert (tmp_path / "back" / place.name).read_bytes() == place.read_bytes()
     # With what was held back, from the folder itself.
-    made = run("deidentify", "scans", "clean2", "--vault", "whole.vault", "--keep-held-back", *keys)
+    made = run("deidentify", "scans", "clean2", "--vault", "whole.vault", "--keep-held-back", "--text", "keep", *keys)
     assert made.returncode == 3
     assert run("reidentify", "clean2", "whole.vault", "back2", *keys).returncode == 0
     assert {p.name: p.read_bytes() for p in (tmp_path / "back2").iterdir()} == {

@@ -18,6 +18,8 @@ EXTRA_OF_PACKAGE = {
     "torch": "train",
     "safetensors": "train",
     "av": "video",
+    "onnxruntime": "text",
+    "rapidocr_onnxruntime": "text",
     "skimage": "web",
     "starlette": "web",
     "uvicorn": "web",

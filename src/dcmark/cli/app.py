@@ -13,7 +13,16 @@ from dcmark.cli import train as train_commands
 from dcmark.cli import volumes as volume_commands
 from dcmark.cli.annotations import app as annotation_commands
 from dcmark.cli.annotations import write_beside
-from dcmark.cli.deidentify import KeepHeldBack, KeyFile, VaultPath, deidentifier, deidentify, reidentify
+from dcmark.cli.deidentify import (
+    KeepHeldBack,
+    KeyFile,
+    Text,
+    VaultPath,
+    deidentifier,
+    deidentify,
+    reidentify,
+    text_policy,
+)
 from dcmark.cli.demo import demo
 from dcmark.cli.engines import spread
 from dcmark.cli.options import ArchivePath, Json, Overwrite, Quiet, Threads, Where
@@ -73,6 +82,7 @@ def ingest(
     vault: VaultPath = None,
     key_file: KeyFile = None,
     keep_held_back: KeepHeldBack = False,
+    text: Text = "auto",
     inventory: scale.InventoryFile = None,
     shard: scale.Shard = None,
     watch: arrival.Watch = False,
@@ -104,7 +114,9 @@ def ingest(
         from dcmark.deid.profile import load_profile
 
         scale.one_process(vault, shard)
-        cleaner = deidentifier(load_profile(profile), vault, key_file, keep_held_back=keep_held_back)
+        chosen = load_profile(profile)
+        looked = text_policy(text, chosen)
+        cleaner = deidentifier(chosen, vault, key_file, keep_held_back=keep_held_back, text=looked)
     archive = dcmark.open_archive(target, create=True)
     options = {
         "threads": threads, "layout": layout, "containers": containers, "rehash": rehash, "deidentifier": cleaner,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from dcmark.cli.options import Json, Quiet, Where
 if TYPE_CHECKING:
     from dcmark.archive.source import ArchiveSource
     from dcmark.deid.apply import Deidentifier
+    from dcmark.deid.pixels.policy import TextPolicy
     from dcmark.deid.profile import Profile
     from dcmark.deid.vault import Secret, Vault
 
@@ -33,6 +34,16 @@ KeepHeldBack = Annotated[
     bool, typer.Option("--keep-held-back", help="Put files that are held back into the vault, whole.")
 ]
 
+Text = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|mask|hold|keep",
+        help="Text in pixels: mask it, hold back files at risk, or keep pixels as they are; auto masks where the "
+        "profile has +pixels, and holds back otherwise.",
+    ),
+]
+TextEverywhere = Annotated[bool, typer.Option("--text-everywhere", help="Look at CT, MR and all others too.")]
+
 
 def deidentify(
     paths: Annotated[
@@ -44,6 +55,15 @@ def deidentify(
     key_file: KeyFile = None,
     layout: Annotated[str | None, typer.Option(help="Folder pattern, as for ingest.")] = None,
     keep_held_back: KeepHeldBack = False,
+    text: Text = "auto",
+    text_everywhere: TextEverywhere = False,
+    review: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Page that shows what was masked and held back for its pixels; it identifies patients.",
+        ),
+    ] = None,
     recipient: Annotated[
         list[Path] | None,
         typer.Option(
@@ -69,8 +89,8 @@ def deidentify(
 
     chosen = load_profile(profile)
     if explain:
-        for text in chosen.explain():
-            draw.line(text)
+        for line in chosen.explain():
+            draw.line(line)
         return 0
     paths = paths or []
     if check:
@@ -88,7 +108,14 @@ def deidentify(
             "expected one process where pseudonyms count, for one has to count them; found --workers, --scheduler or "
             "--engine: leave them out, or use {hash} in the profile's pattern"
         )
-    tool = deidentifier(chosen, vault, key_file, keep_held_back=keep_held_back)
+    looked = text_policy(text, chosen, everything=text_everywhere)
+    tool = deidentifier(chosen, vault, key_file, keep_held_back=keep_held_back, text=looked)
+    if review is not None:
+        from dcmark.deid.pixels.review import Review
+
+        if review.exists() or review.resolve().is_relative_to(out.resolve()):
+            raise UsageError(f"expected a new file outside of {out} for --review, since it identifies patients")
+        tool.review = Review()
     if recipient:
         from dcmark.deid.encrypted import read_recipients
 
@@ -98,6 +125,8 @@ def deidentify(
     finally:
         if tool.vault is not None:
             tool.vault.close()
+        if tool.review is not None and review is not None:
+            tool.review.write(review)
     if json:
         found = {"files": report.files, "held_back": report.held_back, "renamed": report.renamed}
         findings = [finding.as_dict() for finding in report.findings]
@@ -198,8 +227,31 @@ def _opened(place: Path) -> ArchiveSource | None:
     return ArchiveSource(dcmark.open_archive(place))
 
 
+def text_policy(text: str, profile: Profile, *, everything: bool = False) -> TextPolicy:
+    """What is done about text in pixels.
+
+    Raises:
+        UsageError: no such word.
+    """
+    from dcmark.deid.pixels.policy import TextPolicy
+    from dcmark.errors import UsageError
+
+    if text == "auto":
+        text = "mask" if "pixels" in profile.options else "hold"
+    if text not in ("mask", "hold", "keep"):
+        raise UsageError(f"expected auto, mask, hold or keep for --text; found {text!r}")
+    if text != "mask" and "pixels" in profile.options:
+        raise UsageError(f"expected --text mask with the option pixels of the profile, found {text}")
+    return TextPolicy(cast("Literal['mask', 'hold', 'keep']", text), everything, profile.regions)
+
+
 def deidentifier(
-    profile: Profile, vault: Path | None, key_file: Path | None, *, keep_held_back: bool = False
+    profile: Profile,
+    vault: Path | None,
+    key_file: Path | None,
+    *,
+    keep_held_back: bool = False,
+    text: TextPolicy | None = None,
 ) -> Deidentifier:
     """What applies the policy, with its secrets from where the user says."""
     from dcmark.deid.apply import Deidentifier
@@ -212,8 +264,8 @@ def deidentifier(
                 "expected --vault FILE (leads back to the originals) or --key-file FILE (the same names every time, "
                 "no way back); found neither"
             )
-        return Deidentifier(profile, secret(key_file, new=True).key, keep_held_back=keep_held_back)
-    return Deidentifier(profile, vault=open_vault(vault, key_file), keep_held_back=keep_held_back)
+        return Deidentifier(profile, secret(key_file, new=True).key, keep_held_back=keep_held_back, text=text)
+    return Deidentifier(profile, vault=open_vault(vault, key_file), keep_held_back=keep_held_back, text=text)
 
 
 def open_vault(path: Path, key_file: Path | None) -> Vault:

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dcmark.config import LIMITS, Limits
@@ -19,6 +20,9 @@ from dcmark.read.elements import sniff_encoding
 
 if TYPE_CHECKING:
     from dcmark.deid.encrypted import Recipients
+    from dcmark.deid.pixels.detector import Box
+    from dcmark.deid.pixels.policy import TextPolicy
+    from dcmark.deid.pixels.review import Review
     from dcmark.deid.vault import Vault
 
 NAMES_KEPT = re.compile(r"^(DICOMDIR|[0-9]{1,6}|[a-z]{0,4}[0-9]{1,5})(\.dcm|\.ima)?$", re.IGNORECASE)
@@ -55,6 +59,7 @@ class Deidentifier:
         key: secret of the mapping, 32 bytes; the vault's own where there is one.
         vault: gets what leads back, before the clean file is handed on.
         recipients: those for whom what is taken out travels in the file, encrypted (PS3.15 E.1.1).
+        text: what is done about text in pixels; None: nothing, and nothing is claimed.
         keep_held_back: put files that are held back into the vault, whole, so that it leads back to every file.
     """
 
@@ -66,6 +71,7 @@ class Deidentifier:
         limits: Limits = LIMITS,
         recipients: Recipients | None = None,
         *,
+        text: TextPolicy | None = None,
         keep_held_back: bool = False,
     ) -> None:
         if keep_held_back and vault is None:
@@ -74,6 +80,8 @@ class Deidentifier:
         if vault is None and key is None:
             raise ValueError("a key or a vault is needed")
         self.profile, self.vault, self.limits, self.recipients = profile, vault, limits, recipients
+        self.text = text
+        self.review: Review | None = None
         self._lock = threading.Lock()
         self.identities = Identities(
             key if key is not None else vault.key if vault is not None else b"",
@@ -85,7 +93,8 @@ class Deidentifier:
         """To another process; without a vault, which has one writer."""
         if self.vault is not None:
             raise TypeError("a de-identifier with a vault stays in its process")
-        return Deidentifier, (self.profile, self.key, None, self.limits, self.recipients)
+        made = partial(Deidentifier, text=self.text)
+        return made, (self.profile, self.key, None, self.limits, self.recipients)
 
     def _number(self, digest: bytes) -> int:
         assert self.vault is not None
@@ -124,6 +133,7 @@ class Deidentifier:
     ) -> CleanFile:
         if not is_dicom(data):
             raise HeldBackError("expected a DICOM file; what other formats hold of a person is not known here")
+        boxes = self._boxes(data, path, patient_folder)
         directory = _Directory(self, path, folder_of or (lambda _: ""))
         made = deidentify(
             data,
@@ -133,17 +143,43 @@ class Deidentifier:
             patient=patient_folder,
             file_id=directory.file_id,
             seal=None if self.recipients is None else self.recipients.seal,
+            pixels_cleaned=boxes is not None,
         )
         name = self.name(path, patient_folder, made.patient)
         directory.check(name)
         clean = b"".join(made.chunks())
-        record = FileRecord(
-            hashlib.sha256(clean).digest(), hashlib.sha256(data).digest(), path, *_way_back(made, data, clean)
-        )
+        runs, literal = _way_back(made, data, clean)
+        changes = [*made.changes, *_renamed(path, name, patient_folder)]
+        if boxes:
+            from dcmark.deid.pixels.back import remapped
+            from dcmark.deid.pixels.policy import masked
+
+            plain, clean = clean, masked(clean, boxes, self.limits)
+            runs, literal = remapped(runs, literal, plain, clean, self.limits)
+            changes.append(Change("7FE00010", "mask"))
+            if self.review is not None:
+                from dcmark.deid.pixels.frames import Pictures
+
+                self.review.masked(name, Pictures(data), Pictures(memoryview(clean)), boxes)
+        record = FileRecord(hashlib.sha256(clean).digest(), hashlib.sha256(data).digest(), path, runs, literal)
         if self.vault is not None:
             with self._lock:
                 self.vault.add(record)
-        return CleanFile(clean, name, [*made.changes, *_renamed(path, name, patient_folder)], record)
+        return CleanFile(clean, name, changes, record)
+
+    def _boxes(self, data: memoryview, path: str, patient_folder: str) -> list[Box] | None:
+        """Where the pixels have to be masked; None where nobody looked."""
+        if self.text is None or self.text.action == "keep":
+            return None
+        from dcmark.deid.pixels.frames import Pictures
+
+        pictures = Pictures(data, self.limits)
+        try:
+            return self.text.boxes(pictures)
+        except HeldBackError as error:
+            if self.review is not None:
+                self.review.held(self.name(path, patient_folder), str(error), pictures)
+            raise
 
     @property
     def key(self) -> bytes:
@@ -152,6 +188,8 @@ class Deidentifier:
         Raises:
             UsageError: pseudonyms count, which only the one who writes the vault can do.
         """
+        if self.review is not None:
+            raise UsageError("expected one process where a page of review is written, found several")
         if self.keep_held_back:
             raise UsageError("expected one process where files that are held back go into the vault, found several")
         if self.identities.counts:

@@ -6,15 +6,13 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from dcmark.config import LIMITS, Limits
 from dcmark.deid.apply import CleanFile, Deidentifier
-from dcmark.deid.encrypted import Recipients
-from dcmark.deid.profile import Profile
 from dcmark.engine import current
 from dcmark.errors import DcmarkError, HeldBackError, OutputExistsError, StorageError
 from dcmark.findings import Finding
@@ -135,7 +133,8 @@ def _made(source: Source, deidentifier: Deidentifier, layout: layouts.Layout, li
                 yield _one(found, deidentifier, layout, limits), found.size or 0
         return
     # The secret goes to the workers, the vault stays here: it has one writer.
-    work = partial(_unit, deidentifier.profile, deidentifier.key, deidentifier.recipients, layout, limits)
+    worker = partial(Deidentifier, deidentifier.profile, deidentifier.key, None, limits, deidentifier.recipients)
+    work = partial(_unit, partial(worker, text=deidentifier.text), layout, limits)
     for some in engine.map(work, _units(source, limits)):
         for made, size in some:
             if isinstance(made, CleanFile):
@@ -175,15 +174,10 @@ def _loaded(item: Item, limits: Limits) -> Item | Finding:
 
 
 def _unit(
-    profile: Profile,
-    key: bytes,
-    recipients: Recipients | None,
-    layout: layouts.Layout,
-    limits: Limits,
-    some: list[Item | Finding],
+    make: Callable[[], Deidentifier], layout: layouts.Layout, limits: Limits, some: list[Item | Finding]
 ) -> list[_Made]:
     """In a worker: some files made clean."""
-    deidentifier = Deidentifier(profile, key, limits=limits, recipients=recipients)
+    deidentifier = make()
     return [
         (one, None) if isinstance(one, Finding) else (_one(one, deidentifier, layout, limits), one.size or 0)
         for one in some

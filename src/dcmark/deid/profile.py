@@ -12,6 +12,13 @@ A profile is read from a name (``basic``, ``basic+dates-modified+patient``) or f
     StationName = "keep"               # by keyword or by eight hexadecimal digits
     "00081030" = "remove"
 
+    [[regions]]                        # masked without a look (see deid.pixels): where a device writes names
+    manufacturer = "Philips Medical Systems"
+    model = "iU22"                     # either may be left out
+    rows = 600
+    columns = 800
+    boxes = [[0, 0, 60, 800]]          # top, left, bottom, right; the last two excluded
+
     [private]                          # kept under the option private: creator, then group and elements
     "SIEMENS CT VA0  COAD" = ["0019:10", "0019:11"]
 """
@@ -26,6 +33,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from dcmark.deid.pixels.detector import Box
+from dcmark.deid.pixels.policy import Region
 from dcmark.errors import UsageError
 from dcmark.standard.confidentiality import OPTIONS, Rule, rules
 
@@ -63,6 +72,7 @@ class Profile:
         patient: pattern of pseudonyms; ``{0001}`` counts patients, ``{hash}`` derives from the key alone.
         largest_age: years; an older patient's age becomes this. Used where ages stay.
         folders: names of folders that identify nobody and stay.
+        regions: of pictures, where devices write what identifies.
         private: kept private elements: creator, then (group, low byte of the element); with option ``private``.
     """
 
@@ -73,6 +83,7 @@ class Profile:
     largest_age: int = 89
     folders: frozenset[str] = frozenset()
     private: Mapping[str, frozenset[tuple[int, int]]] = field(default_factory=dict)
+    regions: tuple[Region, ...] = ()
 
     @cached_property
     def actions(self) -> dict[int, Action]:
@@ -183,6 +194,11 @@ def load_profile(name: str) -> Profile:
 
 
 def _options(names: list[str]) -> frozenset[str]:
+    if "faces" in names:
+        raise UsageError(
+            "expected options that dcmark can keep, found faces: it does not remove faces from head scans; use another "
+            "tool for that, and leave the option out"
+        )
     unknown = set(names) - set(OPTIONS)
     if unknown:
         raise UsageError(f"expected options among {', '.join(OPTIONS)}; found {', '.join(sorted(unknown))}")
@@ -190,7 +206,7 @@ def _options(names: list[str]) -> frozenset[str]:
 
 
 def _from_toml(said: dict[str, Any], stem: str) -> Profile:
-    known = {"name", "options", "patient", "largest_age", "folders", "rules", "private"}
+    known = {"name", "options", "patient", "largest_age", "folders", "rules", "private", "regions"}
     if unknown := set(said) - known:
         raise UsageError(
             f"expected the keys {', '.join(sorted(known))} in a profile; found {', '.join(sorted(unknown))}"
@@ -215,7 +231,23 @@ def _from_toml(said: dict[str, Any], stem: str) -> Profile:
         largest_age=age,
         folders=frozenset(map(str, said.get("folders", []))),
         private=private,
+        regions=tuple(map(_region, said.get("regions", []))),
     )
+
+
+def _region(said: Mapping[str, Any]) -> Region:
+    try:
+        boxes = tuple(Box(*map(int, box)) for box in said["boxes"])
+        rows, columns = int(said["rows"]), int(said["columns"])
+        good = boxes and all(0 <= b.top < b.bottom <= rows and 0 <= b.left < b.right <= columns for b in boxes)
+    except (KeyError, TypeError, ValueError):
+        good = False
+    if not good or set(said) - {"manufacturer", "model", "rows", "columns", "boxes"}:
+        raise UsageError(
+            "expected manufacturer, model, rows, columns and boxes ([[top, left, bottom, right], ...], inside the "
+            f"picture) for each of [[regions]]; found {dict(said)!r}"
+        )
+    return Region(str(said.get("manufacturer", "")), str(said.get("model", "")), rows, columns, boxes)
 
 
 def _tag(key: str) -> int:

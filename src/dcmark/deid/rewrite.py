@@ -49,6 +49,7 @@ def deidentify(
     patient: str = "",
     file_id: FileId | None = None,
     seal: Seal | None = None,
+    pixels_cleaned: bool = False,
 ) -> Clean:
     """A DICOM file under a policy.
 
@@ -60,6 +61,7 @@ def deidentify(
         file_id: the new File ID of a file that a DICOMDIR points at (PS3.3 F.3.2.2.1), from its old one and the
             pseudonym of the patient; None: File IDs stay.
         seal: encrypts; what the policy takes away then goes into the Encrypted Attributes Sequence (PS3.15 E.1.1).
+        pixels_cleaned: text in the pixels is taken care of, and the file is to say so.
 
     Raises:
         HeldBackError: the file cannot be read as elements from end to end, so that what it holds is not known.
@@ -75,7 +77,7 @@ def deidentify(
     try:
         patient = _patient(body, start, encoding, limits) or patient
         run = _Run(body, profile, identities, patient, limits)
-        run.file_id, run.seal = file_id, seal
+        run.file_id, run.seal, run.pixels_cleaned = file_id, seal, pixels_cleaned
         head = run.meta(start)
         pieces = head + run.data_set(start, len(body), encoding)
     except MalformedError as error:
@@ -110,6 +112,7 @@ def _behind(body: memoryview, here: Element, end: int, encoding: Encoding, limit
 
 # The elements added by de-identification, in the order of their tags (PS3.15 E.1.1).
 _REMOVED, _METHOD, _METHOD_CODES, _TEMPORAL = 0x00120062, 0x00120063, 0x00120064, 0x00280303
+_BURNED_IN = 0x00280301
 EXPLICIT = "1.2.840.10008.1.2.1"
 _CHARACTER_SET, _ENCRYPTED = 0x00080005, 0x04000500
 _DIRECTORY_RECORDS, _FILE_ID = 0x00041220, 0x00041500
@@ -136,6 +139,7 @@ class _Run:
         self.document = 0
         self.file_id: FileId | None = None
         self.seal: Seal | None = None
+        self.pixels_cleaned = False
 
     # -- file meta information ------------------------------------------------------------------
 
@@ -175,6 +179,7 @@ class _Run:
     def data_set(self, start: int, end: int, encoding: Encoding) -> list[Draft]:
         """The top level, with the elements added that say what was done."""
         added = self._added(encoding)
+        said = {_REMOVED, _METHOD, _METHOD_CODES, _TEMPORAL, *(tag for tag, _ in added)}
         pieces: list[Draft] = []
         taken: list[Copy] = []
         place: int | None = None
@@ -194,7 +199,7 @@ class _Run:
             if place is None and here.tag >= _ENCRYPTED:
                 place = len(pieces)
             before = len(self.changes)
-            replaced = here.tag in (_REMOVED, _METHOD, _METHOD_CODES, _TEMPORAL)
+            replaced = here.tag in said
             if not replaced:
                 pieces += self._treated(pos, here, behind, encoding, "", 0)
             changed = replaced or len(self.changes) > before or here.tag == _CHARACTER_SET
@@ -220,7 +225,8 @@ class _Run:
         return valued(_ENCRYPTED, b"SQ", valued(ITEM, b"", item, encoding), encoding)
 
     def _added(self, encoding: Encoding) -> list[tuple[int, bytes]]:
-        options = self.profile.options
+        # A file says that its pixels are clean where they are, and only there.
+        options = self.profile.options - {"pixels", "faces"} | ({"pixels"} if self.pixels_cleaned else set())
         codes = [BASIC, *(OPTIONS[name] for name in sorted(options))]
         names = "+".join(["basic", *sorted(options)])
         dates = "MODIFIED" if "dates-modified" in options else "UNMODIFIED" if "dates-full" in options else "REMOVED"
@@ -235,6 +241,7 @@ class _Run:
             (_REMOVED, valued(_REMOVED, b"CS", b"YES", encoding)),
             (_METHOD, valued(_METHOD, b"LO", f"dcmark {names}"[:64].encode("ascii"), encoding)),
             (_METHOD_CODES, valued(_METHOD_CODES, b"SQ", items, encoding)),
+            *([(_BURNED_IN, valued(_BURNED_IN, b"CS", b"NO", encoding))] if self.pixels_cleaned else []),
             (_TEMPORAL, valued(_TEMPORAL, b"CS", dates.encode("ascii"), encoding)),
         ]
 
