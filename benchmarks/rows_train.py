@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from benchmarks import cost_train
 from benchmarks.measure import PEAK
 from benchmarks.table import Row, Setting, section
 
@@ -123,7 +124,8 @@ def training_rows(setting: Setting) -> Iterator[Row]:
     yield from _processor(setting.turns < 5)
     if not torch.cuda.is_available():
         for (_, preset), target in TARGETS.items():
-            note = "there was no CUDA device when this was measured; the target is for one H200"
+            estimate = cost_train.work(preset, BATCH_CUDA).words()
+            note = f"there was no CUDA device; the target is for one H200; {estimate}"
             yield Row(f"StyleGAN3 {preset.upper()} on CUDA, batch {BATCH_CUDA}", None, "s/kimg", target, note=note)
         return
     yield from _cuda(torch.cuda.get_device_name())

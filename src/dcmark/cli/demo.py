@@ -28,7 +28,7 @@ def demo(
     train: Annotated[
         bool, typer.Option("--train", help="Train a small PGGAN instead: two minutes on a processor.")
     ] = False,
-    images: Annotated[int, typer.Option(hidden=True, min=64)] = 12_000,
+    images: Annotated[int, typer.Option(hidden=True, min=64)] = 9_000,
 ) -> int:
     """The whole way on sample files, in two minutes at most, without a network."""
     import dcmark

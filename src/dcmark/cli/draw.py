@@ -117,7 +117,8 @@ class _Lines:
         if time.monotonic() - self.said >= PLAIN_EVERY_S:
             self.said = time.monotonic()
             of = f" of {self.total}" if self.total else ""
-            print(f"{self.task}: {self.done}{of} {self.unit}, {size(self.nbytes)}", file=sys.stderr)
+            read = f", {size(self.nbytes)}" if self.nbytes else ""  # not all work reads bytes
+            print(f"{self.task}: {self.done}{of} {self.unit}{read}", file=sys.stderr)
 
     def finish(self) -> None:
         pass
@@ -150,7 +151,7 @@ class _Bar:
 
     def advance(self, units: int = 1, nbytes: int = 0) -> None:
         self.nbytes += nbytes
-        self.bar.update(self.task, advance=units, size=size(self.nbytes))
+        self.bar.update(self.task, advance=units, size=size(self.nbytes) if self.nbytes else "")
 
     def finish(self) -> None:
         self.bar.stop()
