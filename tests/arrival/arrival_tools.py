@@ -28,10 +28,12 @@ ROOT_UID = "1.2.826.0.1.3680043.10.511"
 
 
 def dcmtk(name: str) -> str | None:
-    """A program of DCMTK; pynetdicom brings programs of the same names, beside this Python."""
-    own = Path(sys.executable).parent
-    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place and Path(place) != own]
-    return shutil.which(name, path=os.pathsep.join(places))
+    """A program of DCMTK; pynetdicom brings scripts of the same names, beside the Python of an environment."""
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        found = shutil.which(name, path=folder) if folder else None
+        if found and not Path(found).read_bytes().startswith(b"#!"):
+            return found
+    return None
 
 
 STORESCU = dcmtk("storescu")
