@@ -260,7 +260,7 @@ def ohif(browser: Any, viewers: Any, server: Any, token: str, turns: int) -> Ite
         yield of_times("OHIF: slice change", page.evaluate("window.times")[40:])
         words = "slices near the first alone are loaded"
         yield Row("OHIF: heap of the page", heap_mb(page), "MB", note=words)
-        reason = "its tools answer to no events of scripts alone"
+        reason = "this benchmark does not drive its tools and layouts"
         yield Row("OHIF: brush", None, note=reason)
         yield Row("OHIF: three planes", None, note=reason)
     finally:
