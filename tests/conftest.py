@@ -37,3 +37,8 @@ def golden() -> Path:
 def bundled() -> Path:
     """pydicom's bundled test files."""
     return corpus_module.bundled()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in the browser come last: Playwright keeps an event loop running in the main thread, which others need."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
